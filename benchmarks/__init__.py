@@ -1,0 +1,1 @@
+"""Benchmarks: seeded, with permanent names, speed and quality reported together."""

@@ -1,0 +1,1 @@
+"""Local state that survives: rows in columns, checkpoints in one write, a clear error otherwise."""
