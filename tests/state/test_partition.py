@@ -1,0 +1,251 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from state import records
+from state.errors import (
+    CorruptStateError,
+    ForeignStateError,
+    LayoutMismatchError,
+    RowsFullError,
+    StateLockedError,
+    StateUnavailableError,
+)
+from state.layout import fingerprint
+from state.partition import Identity, Progress, SharedOptions, describe_partition
+from state.rows import KeyedRows
+from tests.state.partitions import (
+    IDENTITY,
+    ROW,
+    make_state,
+    new_rows,
+    open_at,
+    overwrite_record,
+    read_count,
+    write_count,
+)
+
+KEYS = st.text(min_size=1, max_size=3)
+
+
+def test_a_new_partition_is_empty(tmp_path: Path) -> None:
+    partition = open_at(tmp_path / "new" / "directory")
+    rows = new_rows()
+    assert partition.load_rows(rows) == len(rows) == 0
+    assert partition.progress == Progress()
+    partition.close()
+    partition.close()
+
+
+PROGRESSES = st.builds(
+    Progress,
+    offsets=st.dictionaries(KEYS, st.integers(0, 2**63 - 1)),
+    max_ts_ms=st.dictionaries(KEYS, st.integers(-(2**63), 2**63 - 1)),
+    watermark_ms=st.integers(-(2**63), 2**63 - 1),
+    sweep_ms=st.integers(0, 2**63 - 1),
+)
+CHECKPOINTS = st.tuples(
+    st.dictionaries(KEYS, st.binary(min_size=ROW.itemsize, max_size=ROW.itemsize)),
+    st.lists(KEYS),
+    PROGRESSES,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(CHECKPOINTS, min_size=1, max_size=4), st.booleans())
+def test_what_is_written_comes_back_byte_equal(
+    checkpoints: list[tuple[dict[str, bytes], list[str], Progress]], sync: bool
+) -> None:
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "p")
+        model: dict[str, bytes] = {}
+        rows = new_rows()
+        for changed, removed, progress in checkpoints:
+            partition = open_at(path, options=SharedOptions(sync=sync))
+            slots = rows.claim(list(changed))
+            raw = np.frombuffer(b"".join(changed.values()), f"V{ROW.itemsize}")
+            rows.data.view(f"V{ROW.itemsize}")[slots] = raw
+            rows.mark_dirty(slots)
+            rows.remove(removed)
+            partition.write(rows.take_snapshot(), progress)
+            partition.close()
+            model = {k: v for k, v in (model | changed).items() if k not in set(removed)}
+
+            partition = open_at(path)
+            rows = new_rows()
+            assert partition.load_rows(rows) == len(model) == len(rows)
+            assert partition.progress == progress
+            assert rows.dirty_count == 0
+            for key, row in model.items():
+                (slot,) = rows.slots_of([key])
+                assert rows.data[slot : slot + 1].tobytes() == row
+            partition.close()
+
+
+def test_a_table_longer_than_one_chunk_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_state(tmp_path / "p")
+    for chunk in (1, 299, 300, 301):
+        monkeypatch.setattr(records, "LOAD_ROWS", chunk)
+        assert read_count(tmp_path / "p") == 3
+
+
+def test_rows_beyond_the_cap_are_refused_on_loading(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    partition = open_at(tmp_path / "p")
+    with pytest.raises(RowsFullError):
+        partition.load_rows(new_rows(max_rows=299))
+    partition.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(IDENTITY, cluster_id="cluster-2"),
+        replace(IDENTITY, topics=("clicks",)),
+        replace(IDENTITY, partition=4),
+        replace(IDENTITY, partitions=16),
+    ],
+    ids=["cluster", "topics", "partition", "partitions"],
+)
+def test_state_of_another_identity_is_refused(tmp_path: Path, other: Identity) -> None:
+    make_state(tmp_path / "p")
+    with pytest.raises(ForeignStateError, match="use another data directory, or remove"):
+        open_at(tmp_path / "p", identity=other)
+    assert read_count(tmp_path / "p") == 3
+
+
+def test_another_row_layout_is_refused(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    unpadded = np.dtype([("flag", "u1"), ("count", "<i8"), ("noise", "u1", (207,))])
+    assert unpadded.itemsize == ROW.itemsize
+    with pytest.raises(LayoutMismatchError, match="another row layout"):
+        open_at(tmp_path / "p", layout=unpadded)
+    partition = open_at(tmp_path / "p")
+    with pytest.raises(LayoutMismatchError, match="another layout"):
+        partition.load_rows(KeyedRows(unpadded, max_rows=1000))
+    other = KeyedRows(np.dtype([("count", "<i8")]), max_rows=10)
+    with pytest.raises(ValueError, match="do not fit"):
+        partition.write(other.take_snapshot(), Progress())
+    partition.close()
+
+
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    overwrite_record(tmp_path / "p", records.HEADER_KEY, b'{"format_version": 2, "new": 1}')
+    with pytest.raises(LayoutMismatchError, match="has format version 2, this program reads 1"):
+        open_at(tmp_path / "p")
+
+
+@pytest.mark.parametrize("key", [records.HEADER_KEY, records.PROGRESS_KEY])
+def test_a_record_that_is_not_what_it_should_be_is_named(tmp_path: Path, key: bytes) -> None:
+    make_state(tmp_path / "p")
+    overwrite_record(tmp_path / "p", key, b'{"format_version": 1, "offsets": 7}')
+    with pytest.raises(CorruptStateError, match="cannot be read"):
+        describe_partition(tmp_path / "p")
+
+
+def test_a_row_of_another_size_is_named(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    overwrite_record(tmp_path / "p", records.CUSTOMERS + b"ada", b"short")
+    partition = open_at(tmp_path / "p")
+    with pytest.raises(CorruptStateError, match="a row that is not 216 bytes long"):
+        partition.load_rows(new_rows())
+    partition.close()
+    assert describe_partition(tmp_path / "p").rows == 301
+
+
+def test_state_that_this_process_holds_is_named(tmp_path: Path) -> None:
+    partition = open_at(tmp_path / "p")
+    with pytest.raises(StateLockedError, match="is in use: stop the other worker"):
+        open_at(tmp_path / "p")
+    partition.close()
+    open_at(tmp_path / "p").close()
+
+
+def test_state_that_another_process_holds_is_named(tmp_path: Path) -> None:
+    partition = open_at(tmp_path / "p")
+    program = (
+        "import sys; from pathlib import Path; from tests.state.partitions import open_at\n"
+        "try: open_at(Path(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "p")]
+    run = subprocess.run(command, capture_output=True, check=True, text=True)
+    partition.close()
+    assert run.stdout.startswith("StateLockedError ")
+    assert run.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["p", "p/below"])
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "p").write_text("a file in the way")
+    with pytest.raises(StateUnavailableError, match="choose a directory that can be written"):
+        open_at(tmp_path / place)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p" / "LOCK").mkdir(parents=True)
+    with pytest.raises(StateUnavailableError, match="check its permissions and the disk"):
+        open_at(tmp_path / "p")
+
+
+def test_a_closed_partition_says_so(tmp_path: Path) -> None:
+    partition = open_at(tmp_path / "p")
+    partition.close()
+    with pytest.raises(StateUnavailableError, match="was closed: open it again"):
+        partition.write(new_rows().take_snapshot(), Progress())
+
+
+def test_reopened_partitions_share_one_cache_and_one_write_buffer(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_state(tmp_path / name)
+    options = SharedOptions(cache_bytes=8 << 20)
+    empty = options.cache.get_usage()
+    for name in ("a", "b"):
+        before = options.cache.get_usage()
+        partition = open_at(tmp_path / name, options=options)
+        partition.load_rows(new_rows())
+        assert options.cache.get_usage() > before >= empty
+        assert options.write_buffers.get_usage() > 0
+        partition.close()
+
+
+def test_a_description_counts_what_is_stored_even_while_it_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    partition = open_at(path)
+    write_count(partition, new_rows(), 5)
+    description = describe_partition(path)
+    assert (description.rows, description.offsets) == (300, {"clicks": 5})
+    assert description.identity == IDENTITY
+    assert description.layout == fingerprint(ROW)
+    assert description.bytes_on_disk > 300 * 200
+    assert description.watermark_ms == 0
+    here = partition.describe()
+    assert replace(here, bytes_on_disk=description.bytes_on_disk) == description
+    write_count(partition, new_rows(), 6)
+    partition.close()
+    assert read_count(path) == 6
+
+
+def test_a_directory_without_state_is_named_and_not_created(tmp_path: Path) -> None:
+    with pytest.raises(StateUnavailableError, match="there is no state in"):
+        describe_partition(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_older_progress_record_is_read_with_defaults(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    overwrite_record(tmp_path / "p", records.PROGRESS_KEY, msgspec.json.encode({"later": 1}))
+    partition = open_at(tmp_path / "p")
+    assert partition.progress == Progress()
+    partition.close()
