@@ -1,0 +1,77 @@
+"""What the catalogue says of items: category, title, availability. Read whole by every worker."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.vocabulary import Vocabulary
+from streams.decode import CatalogChange
+
+TITLE_MAX_CHARACTERS = 80
+
+
+class Catalog:
+    """The items of the catalogue, as far as the engine uses them.
+
+    Parameters
+    ----------
+    names
+        Vocabulary that categories are added to.
+    max_items
+        Most items kept; changes of further items are counted in `refused` and otherwise ignored.
+    on_availability
+        Called with an item id and whether it may be recommended, whenever that is said.
+
+    Examples
+    --------
+    >>> from streams.records import CatalogItem
+    >>> catalog = Catalog(Vocabulary(10), max_items=10, on_availability=lambda item, yes: None)
+    >>> item = CatalogItem(item_id="mug", title="Red mug", category="kitchen")
+    >>> catalog.apply(CatalogChange("mug", item))
+    >>> catalog.title("mug"), catalog.title("cup")
+    ('Red mug', 'cup')
+    """
+
+    def __init__(
+        self, names: Vocabulary, max_items: int, on_availability: Callable[[str, bool], None]
+    ) -> None:
+        self._names = names
+        self._max_items = max_items
+        self._on_availability = on_availability
+        self._titles: dict[str, str] = {}
+        self._categories: dict[str, int] = {}
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self._titles)
+
+    def apply(self, change: CatalogChange) -> None:
+        """Take in one change of the catalogue."""
+        item_id, item = change.item_id, change.item
+        if item is None:
+            self._titles.pop(item_id, None)
+            self._categories.pop(item_id, None)
+            self._on_availability(item_id, False)
+            return
+        if item_id not in self._titles and len(self._titles) >= self._max_items:
+            self.refused += 1
+            return
+        self._titles[item_id] = (item.title or item_id)[:TITLE_MAX_CHARACTERS]
+        self._categories[item_id] = self._category_key(item.category)
+        self._on_availability(item_id, item.available is not False)
+
+    def _category_key(self, category: str | None) -> int:
+        if not category:
+            return 0
+        index = int(self._names.learn_many([category])[0])
+        return int(self._names.keys[index]) if index >= 0 else 0
+
+    def title(self, item_id: str) -> str:
+        """Return the item's title; its id where the catalogue has none."""
+        return self._titles.get(item_id, item_id)
+
+    def category_keys(self, item_ids: Sequence[str | None]) -> NDArray[np.uint64]:
+        """Return the category key of each item, uint64; 0 where none is known."""
+        get = self._categories.get
+        return np.array([get(item, 0) for item in item_ids], np.uint64)  # type: ignore[arg-type] # None is never a key

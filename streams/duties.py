@@ -1,0 +1,192 @@
+"""What a worker does beside applying chunks: deliver, checkpoint, save models, watch itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from state.arrays import ArrayStore
+from streams.engine import Engine
+from streams.errors import StalledError
+from streams.sources import SOURCES
+
+log = logging.getLogger(__name__)
+
+LISTS_PER_TURN = 64
+TURN_SECONDS = 0.02
+IDLE_SECONDS = 0.25
+MAX_CREDIT_SECONDS = 0.05
+OBSERVE_SECONDS = 5.0
+
+
+class Delivery:
+    """Pays owed lists and sends what is in the outboxes, as soon as the loop is free.
+
+    While there is a backlog, lists take at most a set share of the worker's time, so that events
+    are learned first; once it is drained, whatever is owed is paid.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._share = engine.settings.list_share_while_behind
+        self._credit = 0.0
+        self._next = 0
+        self._earned_at = time.perf_counter()
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        engine = self._engine
+        while True:
+            try:
+                async with asyncio.timeout(self._pause()):
+                    await engine.wake.wait()
+            except TimeoutError:
+                pass  # a customer's second is over, or it is time to look anyway
+            engine.wake.clear()
+            more = self.pay()
+            await self.send()
+            if more:
+                engine.wake.set()
+            await asyncio.sleep(0)
+
+    def _pause(self) -> float:
+        waits = [p.lists.seconds_until_due() for p in self._engine.partitions.values()]
+        return min((wait for wait in waits if wait is not None), default=IDLE_SECONDS)
+
+    async def send(self) -> None:
+        """Hand every outbox to the producer."""
+        engine = self._engine
+        waiting = [p.outbox for p in engine.partitions.values() if p.outbox.waiting]
+        await asyncio.gather(*(engine.publisher.publish(outbox) for outbox in waiting))
+
+    def pay(self) -> bool:
+        """Pay lists for one turn; return whether more could be paid at once."""
+        behind = self._engine.is_behind
+        started = time.perf_counter()
+        earned = (started - self._earned_at) * self._share
+        self._credit = min(self._credit + earned, MAX_CREDIT_SECONDS)
+        self._earned_at = started
+        if behind and self._credit <= 0:
+            return False
+        limit = min(TURN_SECONDS, self._credit) if behind else TURN_SECONDS
+        more = self._pay_until(started + limit)
+        if behind:
+            self._credit -= time.perf_counter() - started
+        return more and not behind
+
+    def _pay_until(self, deadline: float) -> bool:
+        """Serve partitions in turn until nothing is due or time is up; tell which it was."""
+        now_ms = int(time.time() * 1000)
+        waiting = self._engine.open_partitions()
+        first = self._next % max(1, len(waiting))
+        waiting = waiting[first:] + waiting[:first]
+        while waiting:
+            for partition in list(waiting):
+                if partition.pay_lists(LISTS_PER_TURN, now_ms) < LISTS_PER_TURN:
+                    waiting.remove(partition)
+                if time.perf_counter() >= deadline:
+                    # The next turn begins with another partition, so that none waits for ever.
+                    self._next += 1
+                    return bool(waiting)
+        return False
+
+
+async def checkpoint_forever(engine: Engine) -> None:
+    """Checkpoint at the set interval, from the end of one to the start of the next."""
+    while True:
+        await asyncio.sleep(engine.settings.checkpoint_seconds)
+        await engine.checkpoint_all()
+
+
+async def save_models_forever(engine: Engine, store: ArrayStore) -> None:
+    """Save the shared models at the set interval."""
+    while True:
+        await asyncio.sleep(engine.settings.models_save_seconds)
+        await save_models(engine, store)
+
+
+async def save_models(engine: Engine, store: ArrayStore) -> None:
+    """Save the shared models now, as they are in this moment."""
+    arrays = engine.models.copy_arrays()
+    await asyncio.to_thread(store.save, arrays, store.version + 1)
+
+
+async def observe_forever(engine: Engine) -> None:
+    """Keep the models' metrics current."""
+    counted: dict[tuple[str, str], float] = {}
+    while True:
+        for (model, metric), value in engine.models.quality().items():
+            engine.metrics.model_quality.labels(model, metric).set(value)
+        for name, counter, totals in (
+            ("updates", engine.metrics.model_updates, engine.models.updates()),
+            ("drifts", engine.metrics.drift, engine.models.drifts()),
+        ):
+            for model, total in totals.items():
+                counter.labels(model).inc(total - counted.get((name, model), 0))
+                counted[name, model] = total
+        await asyncio.sleep(OBSERVE_SECONDS)
+
+
+class Watchdog:
+    """Ends the worker where it has work, and does none of it.
+
+    Consumers are known to die quietly. So the ends of the topics are asked for over a connection
+    of its own: assigned, records waiting and no progress for `watchdog_seconds` is a stall. A
+    broker that does not answer is not.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._limit_seconds = engine.settings.watchdog_seconds
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=engine.settings.bootstrap_servers(),
+            client_id=engine.settings.app_id,
+            **engine.settings.client_security(),
+        )
+
+    async def run(self) -> None:
+        """Watch for ever, or until there is a stall."""
+        await self._consumer.start()
+        try:
+            while self._engine.failure is None:
+                await asyncio.sleep(self._limit_seconds / 4)
+                await self._look()
+        finally:
+            await self._consumer.stop()
+
+    async def _look(self) -> None:
+        quiet_seconds = time.monotonic() - self._engine.last_progress
+        if quiet_seconds < self._limit_seconds:
+            return
+        next_offsets = self._engine.next_offsets()
+        try:
+            async with asyncio.timeout(self._limit_seconds / 4):
+                ends = await self._consumer.end_offsets(list(next_offsets))
+        except (KafkaError, TimeoutError) as error:
+            log.warning("the broker does not answer: %s", error or type(error).__name__)
+            self._engine.last_progress = time.monotonic()
+            return
+        self._judge(next_offsets, ends, quiet_seconds)
+
+    def _judge(
+        self,
+        next_offsets: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+        quiet_seconds: float,
+    ) -> None:
+        waiting = {
+            f"{tp.topic}-{tp.partition}": ends[tp] - offset
+            for tp, offset in next_offsets.items()
+            if tp.topic in SOURCES and ends[tp] > offset
+        }
+        if waiting:
+            self._engine.fail(
+                StalledError(
+                    f"no progress for {quiet_seconds:.0f} seconds with records waiting: {waiting}"
+                )
+            )

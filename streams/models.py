@@ -1,0 +1,153 @@
+"""The worker's shared models, and the outcomes made of them.
+
+Shared arrays belong to the worker, not to a partition. They are saved at intervals in a store of
+their own; a crash may lose or repeat one interval of learning, never a row or an offset. A new
+outcome is one module in ``streams/outcomes/`` and one line here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from operators.hybrid import Hybrid
+
+from operators.churn import ChurnModel
+from operators.intents import Intents
+from operators.kmeans import StreamingKMeans
+from operators.sentiment import Sentiment
+from operators.text_features import TextFeatures
+from operators.vocabulary import Vocabulary
+from streams import deduplication
+from streams.catalog import Catalog
+from streams.outcomes.base import Outcome
+from streams.outcomes.chats import Chats
+from streams.outcomes.churn import Churn
+from streams.outcomes.profile import FEATURES, Profile
+from streams.outcomes.recommendations import Recommendations
+from streams.outcomes.segments import Segments
+from streams.settings import Settings
+
+MAX_NAMES = 65_536
+"""Categories and attribute values with a name; further ones are not told apart."""
+
+
+class SharedModel(Protocol):
+    """A model whose learned numbers are arrays."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the live arrays by name."""
+
+    def load_arrays(self, saved: Mapping[str, NDArray[Any]], /) -> None:
+        """Copy saved arrays in."""
+
+
+class Models:
+    """Everything a worker learns that no single customer owns.
+
+    Parameters
+    ----------
+    settings
+        Sizes, horizons and the seed.
+
+    Attributes
+    ----------
+    outcomes
+        In the order in which they are told of a batch; the profile counts before others read it.
+    row_dtype
+        Layout of a customer's row: one field per outcome, and the ids seen before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.names = Vocabulary(MAX_NAMES)
+        self.hybrid = Hybrid(settings.max_items, seed=settings.seed)
+        self.kmeans = StreamingKMeans(settings.segments, len(FEATURES), seed=settings.seed)
+        self.churn = ChurnModel(
+            len(FEATURES),
+            FEATURES,
+            horizon_days=settings.churn_horizon_days,
+            alert_threshold=settings.churn_alert_threshold,
+            release_threshold=min(0.5, settings.churn_alert_threshold),
+            cooldown_days=settings.churn_cooldown_days,
+            seed=settings.seed,
+        )
+        self.sentiment = Sentiment()
+        self.intents = Intents()
+        self.catalog = Catalog(self.names, settings.max_items, self.hybrid.set_available)
+        self.recommendations = Recommendations(
+            self.hybrid,
+            self.catalog,
+            length=settings.list_length,
+            exclude_bought=settings.exclude_bought,
+        )
+        gap_ms = settings.session_gap_minutes * 60_000
+        self.outcomes: tuple[Outcome, ...] = (
+            Profile(self.catalog, self.names, gap_ms),
+            Segments(self.kmeans),
+            Churn(self.churn),
+            Chats(TextFeatures(), self.sentiment, self.intents),
+            self.recommendations,
+        )
+        self.row_dtype = np.dtype(
+            [
+                ("seen", deduplication.ROW_DTYPE),
+                *((outcome.name, outcome.row_dtype) for outcome in self.outcomes),
+            ],
+            align=True,
+        )
+
+    def _shared(self) -> dict[str, SharedModel]:
+        return {
+            "names": self.names,
+            "hybrid": self.hybrid,
+            "kmeans": self.kmeans,
+            "churn": self.churn,
+            "sentiment": self.sentiment,
+            "intents": self.intents,
+        }
+
+    def copy_arrays(self) -> dict[str, NDArray[Any]]:
+        """Copy every shared array, by ``model/array`` name, so that it can be saved meanwhile."""
+        return {
+            f"{model}/{name}": array.copy()
+            for model, shared in self._shared().items()
+            for name, array in shared.arrays().items()
+        }
+
+    def load_arrays(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Take in saved arrays.
+
+        Raises
+        ------
+        StateMismatchError
+            Where they do not fit, as after a change of settings.
+        """
+        for model, shared in self._shared().items():
+            prefix = f"{model}/"
+            shared.load_arrays(
+                {
+                    name.removeprefix(prefix): array
+                    for name, array in saved.items()
+                    if name.startswith(prefix)
+                }
+            )
+
+    def quality(self) -> dict[tuple[str, str], float]:
+        """Return prequential quality by (model, metric)."""
+        flat = {("recommendations", name): value for name, value in self.hybrid.quality().items()}
+        flat |= {("sentiment", name): value for name, value in self.sentiment.quality().items()}
+        flat |= {("intents", name): value for name, value in self.intents.quality().items()}
+        for model, metrics in self.churn.quality().items():
+            flat |= {(f"churn_{model}", name): value for name, value in metrics.items()}
+        return flat
+
+    def updates(self) -> dict[str, int]:
+        """Return how many examples each model has learned in this process or before."""
+        return {
+            "recommendations": self.hybrid.learned,
+            "churn": int(self.churn.label_counts.sum()),
+        }
+
+    def drifts(self) -> dict[str, int]:
+        """Return how often each model's error was found to have risen."""
+        return {"churn": int(self.churn.drift_counts.sum())}

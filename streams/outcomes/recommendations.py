@@ -1,0 +1,224 @@
+"""What to show a customer next: learns from every event, answers with a list and its reasons."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from operators.hybrid import Hybrid, Ranked
+
+from streams import lists
+from streams.batches import Batch, OutputRecord
+from streams.catalog import Catalog
+from streams.columns import Action, ChatColumns, ClickColumns, PurchaseColumns
+from streams.outcomes.base import NOTHING, Outcome
+from streams.topics import SOURCES
+
+ACTION_WEIGHTS = np.zeros(max(Action) + 1, np.float32)
+for _action, _weight in {
+    Action.VIEW: 1.0,
+    Action.DWELL: 1.0,
+    Action.PICKUP: 2.0,
+    Action.WISHLIST: 2.0,
+    Action.CART: 3.0,
+}.items():
+    ACTION_WEIGHTS[_action] = _weight
+"""How strongly each action speaks for an item. A search names none; a removal does not speak
+for it."""
+PURCHASE_WEIGHT = 5.0
+TOPICS = SOURCES
+
+
+class Recommendations(Outcome):
+    """Owes every customer whose event was applied a list, and makes the lists that fall due.
+
+    Parameters
+    ----------
+    hybrid
+        The worker-wide recommender.
+    catalog
+        Titles for reasons.
+    length
+        Items in a list.
+    exclude_bought
+        Whether what a customer has just bought stays out of their list.
+    """
+
+    name = "recommendations"
+
+    def __init__(
+        self, hybrid: Hybrid, catalog: Catalog, *, length: int, exclude_bought: bool
+    ) -> None:
+        self.row_dtype = np.dtype([("hybrid", hybrid.row_dtype), ("lists", lists.ROW_DTYPE)])
+        self._hybrid = hybrid
+        self._catalog = catalog
+        self._length = length
+        self._exclude_bought = exclude_bought
+
+    def on_clicks(self, batch: Batch[ClickColumns]) -> list[OutputRecord]:
+        """Learn from what was looked at."""
+        columns = batch.columns
+        weights = ACTION_WEIGHTS[columns.actions]
+        named = np.flatnonzero(weights > 0)
+        item_ids: Sequence[str | None] = columns.item_ids
+        if len(named) == len(weights):
+            items = [str(item) for item in item_ids]
+        else:
+            items = [str(item_ids[i]) for i in named.tolist()]
+        self._hybrid.learn_many(
+            batch.rows[self.name]["hybrid"],
+            batch.slots[named],
+            items,
+            weights[named],
+            columns.ts_ms[named],
+            columns.event_keys[named],
+            groups=None,
+            bought=False,
+        )
+        self._owe(batch)
+        return NOTHING
+
+    def on_purchases(self, batch: Batch[PurchaseColumns]) -> list[OutputRecord]:
+        """Learn from what was bought; a whole order is predicted before any line is learned."""
+        columns = batch.columns
+        self._hybrid.learn_many(
+            batch.rows[self.name]["hybrid"],
+            batch.slots[columns.line_event],
+            columns.line_items,
+            np.full(len(columns.line_items), PURCHASE_WEIGHT, np.float32),
+            columns.ts_ms[columns.line_event],
+            columns.event_keys[columns.line_event],
+            groups=columns.line_event.astype(np.int32),
+            bought=True,
+        )
+        self._owe(batch)
+        return NOTHING
+
+    def on_chats(self, batch: Batch[ChatColumns]) -> list[OutputRecord]:
+        """Owe a list to whoever wrote."""
+        self._owe(batch)
+        return NOTHING
+
+    def _owe(self, batch: Batch[Any]) -> None:
+        """Mark the rows; where a customer has several events, the last one triggers the list."""
+        owed, slots, columns = batch.rows[self.name]["lists"], batch.slots, batch.columns
+        owed["owed"][slots] = 1
+        owed["trigger_topic"][slots] = TOPICS.index(batch.topic)
+        owed["trigger_offset"][slots] = columns.offsets
+        owed["trigger_ms"][slots] = columns.timestamps_ms
+        owed["trigger_event"][slots] = np.array(
+            [_short(event_id) for event_id in columns.event_ids],
+            owed.dtype["trigger_event"],
+        )
+
+    def lists_for(
+        self,
+        rows: NDArray[np.void],
+        slots: NDArray[np.int64],
+        customers: Sequence[str],
+        *,
+        partition: int,
+        ts_ms: int,
+    ) -> list[OutputRecord]:
+        """Make the lists of these customers from the state as it is now.
+
+        A list equal to the last one sent to the customer is not made again.
+
+        Parameters
+        ----------
+        rows, slots, customers
+            The partition's rows, which of them (int64, each once), and their ids.
+        partition
+            The source partition's number.
+        ts_ms
+            Time of the lists, ms.
+        """
+        columns = rows[self.name]
+        ranked = self._hybrid.rank_many(
+            columns["hybrid"], slots, self._length, exclude_bought=self._exclude_bought
+        )
+        keys = self._hybrid.vocabulary.keys
+        hashes = _hash_lists(np.where(ranked.items >= 0, keys[ranked.items], 0))
+        changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
+        columns["lists"]["list_hash"][slots] = hashes
+        marks = columns["lists"][slots]
+        items, version = self.items_of(ranked), self._hybrid.learned
+        return [
+            self._record(customers[i], items[i], marks[i], partition, ts_ms, version)
+            for i in changed.tolist()
+            if items[i]
+        ]
+
+    @staticmethod
+    def _record(
+        customer_id: str,
+        items: list[dict[str, Any]],
+        mark: NDArray[np.void],
+        partition: int,
+        ts_ms: int,
+        version: int,
+    ) -> OutputRecord:
+        topic, offset = TOPICS[mark["trigger_topic"]], int(mark["trigger_offset"])
+        event_id = bytes(mark["trigger_event"]).decode() or None
+        record = {
+            "recommendation_id": f"recommendation-{topic}-{partition}-{offset}",
+            "customer_id": customer_id,
+            "ts": ts_ms,
+            "trigger": {
+                "topic": topic,
+                "partition": partition,
+                "offset": offset,
+                "event_id": event_id,
+                "timestamp": int(mark["trigger_ms"]),
+            },
+            "items": items,
+            "strategy": "hybrid",
+            "model_version": version,
+        }
+        return OutputRecord("recommendations", customer_id, record, int(mark["trigger_ms"]))
+
+    def items_of(self, ranked: Ranked) -> list[list[dict[str, Any]]]:
+        """Write ranked items as the contract has them: id, rank, score and reasons."""
+        ids, reason = self._hybrid.vocabulary.ids, self._reason
+        return [
+            [
+                {
+                    "item_id": ids[item],
+                    "rank": rank,
+                    "score": score,
+                    "reasons": [reason(part, cause)],
+                }
+                for rank, (item, score, part, cause) in enumerate(zip(*row, strict=True), start=1)
+                if item >= 0
+            ]
+            for row in zip(
+                ranked.items.tolist(),
+                np.round(ranked.scores.astype(np.float64), 4).tolist(),
+                ranked.parts.tolist(),
+                ranked.causes.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _reason(self, part: int, cause: int) -> str:
+        if cause < 0:
+            return "popular now"
+        title = self._catalog.title(self._hybrid.vocabulary.ids[cause])
+        if part == Ranked.ALSO_VIEWED:
+            return f"often chosen with {title}"
+        return f"similar in taste to {title}"
+
+
+def _short(event_id: str) -> bytes:
+    """Return the id as stored in the row; empty where it is too long to be kept whole."""
+    encoded = event_id.encode()
+    return encoded if len(encoded) <= lists.EVENT_ID_BYTES else b""
+
+
+def _hash_lists(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash each row of item keys to 64 bits, order included."""
+    result = np.full(len(keys), 0x9E3779B97F4A7C15, np.uint64)
+    for column in keys.T:
+        result = (result ^ column) * np.uint64(0x100000001B3)
+        result ^= result >> np.uint64(29)
+    return result

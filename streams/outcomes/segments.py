@@ -1,0 +1,166 @@
+"""Which segment a customer is in, and the record when that changes."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.kmeans import StreamingKMeans
+from streams.batches import Batch, OutputRecord, Sweep
+from streams.outcomes.base import NOTHING, Outcome
+from streams.outcomes.profile import FEATURES, features_many
+
+ROW_DTYPE = np.dtype([("label", "i2"), ("distance", "f4")], align=True)
+"""``label`` is the segment plus one; 0 means none yet."""
+
+STAY = 0.9
+"""A customer moves only where the new centroid is nearer by a tenth: no flapping at borders."""
+
+RECENCY, ORDERS, SPEND, PROMOTIONS, CLICKS, AGE = (
+    FEATURES.index(name)
+    for name in ("recency_days", "orders", "spend", "promotion_share", "clicks", "age_days")
+)
+
+
+class Segments(Outcome):
+    """Assigns customers to the centroids of one worker-wide streaming k-means.
+
+    Customers touched by an event are assigned at once; everybody else at the next sweep, which
+    also moves the centroids.
+    """
+
+    name = "segments"
+
+    def __init__(self, kmeans: StreamingKMeans) -> None:
+        self.row_dtype = ROW_DTYPE
+        self._kmeans = kmeans
+
+    def on_clicks(self, batch: Batch[Any]) -> list[OutputRecord]:
+        """Re-assign the customers of these clicks."""
+        return self._touch(batch)
+
+    def on_purchases(self, batch: Batch[Any]) -> list[OutputRecord]:
+        """Re-assign the customers of these orders."""
+        return self._touch(batch)
+
+    def _touch(self, batch: Batch[Any]) -> list[OutputRecord]:
+        # The last event of each customer stands for all of theirs in this batch.
+        slots, last = np.unique(batch.slots[::-1], return_index=True)
+        positions = len(batch.slots) - 1 - last
+        as_of_ms = int(batch.columns.ts_ms.max())
+        features = features_many(batch.rows, slots, as_of_ms)
+        changed, previous, distances = self._assign(batch.rows, slots, features)
+        self._kmeans.learn_many(features)
+        if not len(changed):
+            return NOTHING
+        columns, names = batch.columns, self.names()
+        return [
+            self._record(
+                names,
+                customer_id=columns.customers[positions[i]],
+                ts_ms=int(columns.ts_ms[positions[i]]),
+                label=int(batch.rows["segments"]["label"][slots[i]]) - 1,
+                previous=int(was) - 1,
+                distance=float(distances[i]),
+                features=features[i],
+                caused_ms=int(columns.timestamps_ms[positions[i]]),
+            )
+            for i, was in zip(changed.tolist(), previous.tolist(), strict=True)
+        ]
+
+    def on_sweep(self, sweep: Sweep) -> list[OutputRecord]:
+        """Move the centroids by the partition's current profiles, then re-assign everybody."""
+        self._kmeans.sweep_many(sweep.features, sweep.partition)
+        changed, previous, distances = self._assign(sweep.rows, sweep.slots, sweep.features)
+        names = self.names() if len(changed) else []
+        return [
+            self._record(
+                names,
+                customer_id=sweep.customers[i],
+                ts_ms=sweep.as_of_ms,
+                label=int(sweep.rows["segments"]["label"][sweep.slots[i]]) - 1,
+                previous=int(was) - 1,
+                distance=float(distances[i]),
+                features=sweep.features[i],
+            )
+            for i, was in zip(changed.tolist(), previous.tolist(), strict=True)
+        ]
+
+    def _assign(
+        self,
+        rows: NDArray[np.void],
+        slots: NDArray[np.int64],
+        features: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int16], NDArray[np.float32]]:
+        """Write labels and distances; return who changed, from what, and all distances."""
+        labels, distances = self._kmeans.predict_many(features)
+        columns = rows["segments"]
+        before = columns["label"][slots]
+        own = self._kmeans.distances_many(features, np.maximum(before - 1, 0))
+        moves = (labels + 1 != before) & ((before == 0) | (distances < STAY * own))
+        moves &= labels >= 0
+        columns["label"][slots[moves]] = labels[moves] + 1
+        columns["distance"][slots] = np.where(moves | (before == 0), distances, own)
+        changed = np.flatnonzero(moves)
+        return changed, before[changed], columns["distance"][slots]
+
+    @staticmethod
+    def _record(
+        names: list[str],
+        *,
+        customer_id: str,
+        ts_ms: int,
+        label: int,
+        previous: int,
+        distance: float,
+        features: NDArray[np.float32],
+        caused_ms: int = 0,
+    ) -> OutputRecord:
+        record = {
+            "customer_id": customer_id,
+            "ts": ts_ms,
+            "segment": names[label],
+            "previous": names[previous] if previous >= 0 else None,
+            "distance": round(distance, 4),
+            "features": {
+                name: round(float(value), 4) for name, value in zip(FEATURES, features, strict=True)
+            },
+        }
+        return OutputRecord("segments", customer_id, record, caused_ms)
+
+    def names(self) -> list[str]:
+        """Name each segment after what sets its centroid apart.
+
+        Two centroids that deserve the same name are told apart by their number.
+        """
+        centroids = self._kmeans.centroids()
+        middle = np.median(centroids, axis=0)
+        names: list[str] = []
+        for number, centroid in enumerate(centroids):
+            name = _name(centroid, middle)
+            names.append(name if name not in names else f"{name}-{number}")
+        return names
+
+    def describe(self, row: NDArray[np.void], features: NDArray[np.float32]) -> dict[str, Any]:
+        """Return the customer's segment, or null before there are segments."""
+        del features
+        label = int(row["segments"]["label"]) - 1
+        if label < 0:
+            return {"segment": None}
+        distance = round(float(row["segments"]["distance"]), 4)
+        return {"segment": {"name": self.names()[label], "distance": distance}}
+
+
+def _name(centroid: NDArray[np.float64], middle: NDArray[np.float64]) -> str:
+    """Name one centroid by where it lies against the median centroid."""
+    recent = centroid[RECENCY] <= middle[RECENCY]
+    buys = centroid[ORDERS] > 0.1
+    if not buys:
+        return "window-shoppers" if recent else "lapsed-visitors"
+    if centroid[PROMOTIONS] > max(0.5, 1.5 * middle[PROMOTIONS]):
+        return "bargain-hunters"
+    if centroid[SPEND] >= middle[SPEND]:
+        return "champions" if recent else "at-risk"
+    if centroid[AGE] < middle[AGE]:
+        return "newcomers"
+    return "occasional-buyers" if recent else "lapsed-buyers"

@@ -1,0 +1,93 @@
+"""What a worker answers over HTTP: health, metrics and customers' profiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faust.web import Request, Response, View
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from streams.app import CrmApp
+from streams.engine import Engine
+from streams.outcomes.profile import features_many
+from streams.partitioner import partitions_of
+
+
+def add_pages(app: CrmApp, engine: Engine) -> None:
+    """Add the pages of the contract to the worker's web server."""
+
+    @app.page("/healthz")
+    async def healthz(view: View, request: Request) -> Response:
+        del request
+        return view.json({"status": "alive"})
+
+    @app.page("/readyz")
+    async def readyz(view: View, request: Request) -> Response:
+        del request
+        if engine.is_ready:
+            return view.json({"status": "ready", "partitions": sorted(engine.partitions)})
+        return refuse(view, 503, "not_ready", "partitions are not assigned or not recovered yet")
+
+    @app.page("/metrics")
+    async def metrics(view: View, request: Request) -> Response:
+        del request
+        observe(engine)
+        body = generate_latest(engine.metrics.registry)
+        return view.text(body.decode(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
+
+    @app.page("/v1/customers/{customer_id}")
+    async def customer(view: View, request: Request, customer_id: str) -> Response:
+        del request
+        number = int(partitions_of([customer_id], engine.settings.partitions)[0])
+        if number not in engine.partitions:
+            text = f"partition {number}, which holds this customer, is not open on this worker"
+            return refuse(view, 503, "partition_not_here", text)
+        profile = profile_of(engine, customer_id, number)
+        if profile is None:
+            return refuse(view, 404, "unknown_customer", f"no customer {customer_id!r} is known")
+        return view.json(profile)
+
+
+def refuse(view: View, status: int, code: str, message: str) -> Response:
+    """Answer with an error in the contract's shape."""
+    return view.json({"error": {"code": code, "message": message}}, status=status)
+
+
+def profile_of(engine: Engine, customer_id: str, number: int) -> dict[str, Any] | None:
+    """Return what is known of a customer, or None where nothing is.
+
+    Parameters
+    ----------
+    number
+        The partition that holds the customer; it must be open here.
+    """
+    partition = engine.partitions[number]
+    slots = partition.rows.slots_of([customer_id])
+    if slots[0] < 0:
+        return None
+    rows = partition.rows.data
+    features = features_many(rows, slots, partition.now_event_ms)[0]
+    profile: dict[str, Any] = {"customer_id": customer_id}
+    for outcome in engine.models.outcomes:
+        profile |= outcome.describe(rows[int(slots[0])], features)
+    return {**profile, "forecast": None}
+
+
+def observe(engine: Engine) -> None:
+    """Bring the gauges that are read from the state itself up to date."""
+    metrics = engine.metrics
+    owed = rows = size = 0
+    for number, partition in engine.partitions.items():
+        owed += partition.lists_owed()
+        rows += len(partition.rows)
+        size += partition.rows.nbytes
+        metrics.watermark.labels(number).set(partition.progress.watermark_ms / 1000)
+        for topic, end in partition.ends.items():
+            lag = max(0, end - partition.progress.offsets.get(topic, 0))
+            metrics.lag.labels(topic, number).set(lag)
+    metrics.lists_owed.set(owed)
+    metrics.state_rows.labels("customers").set(rows)
+    metrics.state_bytes.labels("customers").set(size)
+    # Every row is in memory, so every look-up is answered from there.
+    metrics.cache_hit_ratio.set(1.0)
+    metrics.ready.set(1 if engine.is_ready else 0)

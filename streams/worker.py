@@ -1,0 +1,224 @@
+"""One worker from start to end: probes, the Faust worker, an orderly shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import faust
+from aiokafka import AIOKafkaProducer
+
+from state.arrays import ArrayStore
+from streams import __version__, duties
+from streams.admin import check_topics, wait_for_broker
+from streams.app import CrmApp, build_app
+from streams.catalog_reader import CatalogReader
+from streams.engine import Engine
+from streams.errors import DataDirectoryError, PortInUseError
+from streams.metrics import Metrics
+from streams.outbox import Publisher
+from streams.settings import Settings
+from streams.topics import ALL, Direction
+from streams.warmup import compile_kernels
+from streams.web import add_pages
+
+log = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.001
+"""How long a thread may keep the interpreter lock while the other waits: Python's 5 ms would
+stand in the latency of every event, twice."""
+BATCH_BYTES = 512 << 10
+REQUEST_BYTES = 8 << 20
+
+
+@contextmanager
+def locked_directory(settings: Settings) -> Iterator[None]:
+    """Hold the data directory for this process.
+
+    Raises
+    ------
+    DataDirectoryError
+        Where it cannot be written, or another worker holds it.
+    """
+    path = settings.data_dir
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / "lock").open("w")
+    except OSError as error:
+        raise DataDirectoryError(f"data directory {path} is not writable: {error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"data directory {path} is in use by another worker; give this one its own "
+                "with --data-dir"
+            ) from error
+        yield
+
+
+def probe_port(settings: Settings) -> None:
+    """Find out before Faust does whether the web port is free.
+
+    Raises
+    ------
+    PortInUseError
+        Where it is not.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.web_host, settings.web_port))
+        except OSError as error:
+            raise PortInUseError(
+                f"cannot listen on {settings.web_host}:{settings.web_port}: {error.strerror}; "
+                "choose another with --web-port"
+            ) from error
+
+
+class Worker:
+    """Runs one worker in this process, in the foreground.
+
+    Parameters
+    ----------
+    settings
+        The worker's.
+    on_ready
+        Called once, when the first assigned partitions are open.
+    """
+
+    def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self._duties: list[asyncio.Task[None]] = []
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT; then checkpoint and leave the group.
+
+        Raises
+        ------
+        StreamsError
+            Where the worker cannot start.
+        Exception
+            What ended the worker, where it could not go on.
+        """
+        probe_port(self._settings)
+        with locked_directory(self._settings):
+            sys.setswitchinterval(SWITCH_SECONDS)
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            engine = loop.run_until_complete(self._prepare())
+            app = build_app(self._settings, engine)
+            add_pages(app, engine)
+            self._add_life(app, engine)
+            worker = faust.Worker(
+                app,
+                loop=loop,
+                loglevel=self._settings.log_level,
+                quiet=True,
+                redirect_stdouts=False,
+            )
+            try:
+                worker.execute_from_commandline()
+            except SystemExit:
+                # How Faust says that it is done, whatever the reason was.
+                log.debug("the Faust worker ended")
+            if engine.failure is not None:
+                raise engine.failure
+
+    async def _prepare(self) -> Engine:
+        settings = self._settings
+        cluster_id = await wait_for_broker(settings, on_retry=log.warning)
+        wanted = [t.name_of(settings) for t in ALL if t.direction is not Direction.INTERNAL]
+        await check_topics(settings, wanted)
+        compile_kernels(settings)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers(),
+            client_id=settings.app_id,
+            acks="all",
+            max_batch_size=BATCH_BYTES,
+            max_request_size=REQUEST_BYTES,
+            **settings.client_security(),
+        )
+        await self._producer.start()
+        metrics = Metrics(__version__)
+        engine = Engine(settings, cluster_id, metrics, Publisher(self._producer, metrics))
+        self._store = ArrayStore(settings.data_dir / "models")
+        saved = self._store.load()
+        if saved:
+            engine.models.load_arrays(saved)
+        self._catalog = CatalogReader(settings, engine.models.catalog, engine.metrics)
+        await self._catalog.start()
+        return engine
+
+    def _add_life(self, app: CrmApp, engine: Engine) -> None:
+        """Start the duties with the app, and end them in order."""
+
+        @app.task()  # type: ignore[untyped-decorator] # Faust gives it no types
+        async def start(*_: Any) -> None:
+            for duty in (
+                duties.Delivery(engine).run(),
+                duties.checkpoint_forever(engine),
+                duties.save_models_forever(engine, self._store),
+                duties.observe_forever(engine),
+                duties.Watchdog(engine).run(),
+                self._catalog.run(),
+                self._announce(engine),
+                self._end_on_failure(engine),
+            ):
+                task = asyncio.ensure_future(duty)
+                task.add_done_callback(lambda done: self._on_duty_done(engine, done))
+                self._duties.append(task)
+
+        @app.on_before_shutdown.connect
+        async def stop(*_: Any, **__: Any) -> None:
+            deadline = threading.Timer(self._settings.shutdown_seconds, self._give_up)
+            deadline.daemon = True
+            deadline.start()
+            await self._stop(engine)
+
+    async def _stop(self, engine: Engine) -> None:
+        for duty in self._duties:
+            duty.cancel()
+        await asyncio.gather(*self._duties, return_exceptions=True)
+        if engine.failure is None:
+            await engine.checkpoint_all()
+            for partition in engine.open_partitions():
+                partition.is_open = False
+            await duties.save_models(engine, self._store)
+        await engine.stop()
+        await self._catalog.stop()
+        await self._producer.stop()
+
+    @staticmethod
+    def _on_duty_done(engine: Engine, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            engine.fail(error)
+
+    async def _announce(self, engine: Engine) -> None:
+        while not engine.is_ready:
+            engine.opened.clear()
+            await engine.opened.wait()
+        log.info("ready on http://%s:%d", self._settings.web_host, self._settings.web_port)
+        self._on_ready()
+
+    @staticmethod
+    async def _end_on_failure(engine: Engine) -> None:
+        await engine.failed.wait()
+        log.critical("the worker cannot go on: %s", engine.failure)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    @staticmethod
+    def _give_up() -> None:
+        sys.stderr.write("crm-streams: the shutdown took too long; ending at once\n")
+        os._exit(1)
+
