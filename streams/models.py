@@ -99,7 +99,7 @@ class Models:
     def _shared(self) -> dict[str, SharedModel]:
         return {
             "names": self.names,
-            "hybrid": self.hybrid,
+            "recommendations": self.recommendations,
             "kmeans": self.kmeans,
             "churn": self.churn,
             "sentiment": self.sentiment,
@@ -144,7 +144,7 @@ class Models:
     def updates(self) -> dict[str, int]:
         """Return how many examples each model has learned in this process or before."""
         return {
-            "recommendations": self.hybrid.learned,
+            "recommendations": self.recommendations.learned,
             "churn": int(self.churn.label_counts.sum()),
         }
 

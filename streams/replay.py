@@ -36,6 +36,8 @@ IN_FLIGHT_MAX = 64
 """Record batches that wait for the broker's receipt, at most."""
 
 _CHUNK_LINES = 2_000
+# Not shorter, so that a high rate goes out in batches, and rounding cannot stop the time.
+_SHORTEST_SLEEP_SECONDS = 0.001
 _LONGEST_SLEEP_SECONDS = 1.0
 
 
@@ -241,7 +243,8 @@ async def _in_time(
             elapsed = clock() - start
             due = bisect_right(due_times, elapsed, sent)
             if due == sent:
-                await sleep(min(due_times[sent] - elapsed, _LONGEST_SLEEP_SECONDS))
+                wanted = max(due_times[sent] - elapsed, _SHORTEST_SLEEP_SECONDS)
+                await sleep(min(wanted, _LONGEST_SLEEP_SECONDS))
                 continue
             yield lines[sent:due]
             sent = due

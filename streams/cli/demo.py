@@ -85,7 +85,7 @@ def view(progress: Progress) -> RenderableType:
     for record in progress.recommendations:
         items = record["items"]
         shown = ", ".join(item["item_id"] for item in items[:4])
-        lists.add_row(record["customer_id"], shown, "; ".join(items[0]["reasons"][:1]))
+        lists.add_row(record["customer_id"], shown, "; ".join(items[0]["reasons"]) if items else "")
     alerts = Table("customer", "alert", "score", "what to do", title="newest alerts")
     for record in progress.alerts:
         alerts.add_row(

@@ -1,11 +1,12 @@
 """What to show a customer next: learns from every event, answers with a list and its reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from operators.hybrid import Hybrid, Ranked
+from operators.arrays import load_into
+from operators.hybrid import Hybrid, Lists, Part
 
 from streams import lists
 from streams.batches import Batch, OutputRecord
@@ -54,6 +55,28 @@ class Recommendations(Outcome):
         self._catalog = catalog
         self._length = length
         self._exclude_bought = exclude_bought
+        self._learned = np.zeros(1, np.int64)
+
+    @property
+    def learned(self) -> int:
+        """How many events and lines were learned, restarts included: the model's version."""
+        return int(self._learned[0])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the live arrays by name, the recommender's included."""
+        return {"learned": self._learned, **self._hybrid.arrays()}
+
+    def load_arrays(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Copy in what `arrays` returned.
+
+        Raises
+        ------
+        StateMismatchError
+            Where it does not fit; nothing is changed then.
+        """
+        own = {"learned": self._learned}
+        self._hybrid.load_arrays({k: array for k, array in saved.items() if k not in own})
+        load_into(own, {k: array for k, array in saved.items() if k in own})
 
     def on_clicks(self, batch: Batch[ClickColumns]) -> list[OutputRecord]:
         """Learn from what was looked at."""
@@ -75,6 +98,7 @@ class Recommendations(Outcome):
             groups=None,
             bought=False,
         )
+        self._learned += len(named)
         self._owe(batch)
         return NOTHING
 
@@ -88,9 +112,10 @@ class Recommendations(Outcome):
             np.full(len(columns.line_items), PURCHASE_WEIGHT, np.float32),
             columns.ts_ms[columns.line_event],
             columns.event_keys[columns.line_event],
-            groups=columns.line_event.astype(np.int32),
+            groups=columns.line_event,
             bought=True,
         )
+        self._learned += len(columns.line_items)
         self._owe(batch)
         return NOTHING
 
@@ -142,11 +167,10 @@ class Recommendations(Outcome):
         changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
         columns["lists"]["list_hash"][slots] = hashes
         marks = columns["lists"][slots]
-        items, version = self.items_of(ranked), self._hybrid.learned
+        items, version = self.items_of(ranked), self.learned
         return [
             self._record(customers[i], items[i], marks[i], partition, ts_ms, version)
             for i in changed.tolist()
-            if items[i]
         ]
 
     @staticmethod
@@ -177,7 +201,7 @@ class Recommendations(Outcome):
         }
         return OutputRecord("recommendations", customer_id, record, int(mark["trigger_ms"]))
 
-    def items_of(self, ranked: Ranked) -> list[list[dict[str, Any]]]:
+    def items_of(self, ranked: Lists) -> list[list[dict[str, Any]]]:
         """Write ranked items as the contract has them: id, rank, score and reasons."""
         ids, reason = self._hybrid.vocabulary.ids, self._reason
         return [
@@ -201,12 +225,14 @@ class Recommendations(Outcome):
         ]
 
     def _reason(self, part: int, cause: int) -> str:
-        if cause < 0:
+        if part == Part.RECENT:
+            return "you looked at it lately"
+        if part == Part.POPULAR or cause < 0:
             return "popular now"
         title = self._catalog.title(self._hybrid.vocabulary.ids[cause])
-        if part == Ranked.ALSO_VIEWED:
+        if part == Part.ALSO_VIEWED:
             return f"often chosen with {title}"
-        return f"similar in taste to {title}"
+        return f"close in taste to {title}"
 
 
 def _short(event_id: str) -> bytes:

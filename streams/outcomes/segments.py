@@ -93,16 +93,13 @@ class Segments(Outcome):
         features: NDArray[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.int16], NDArray[np.float32]]:
         """Write labels and distances; return who changed, from what, and all distances."""
-        labels, distances = self._kmeans.predict_many(features)
         columns = rows["segments"]
         before = columns["label"][slots]
-        own = self._kmeans.distances_many(features, np.maximum(before - 1, 0))
-        moves = (labels + 1 != before) & ((before == 0) | (distances < STAY * own))
-        moves &= labels >= 0
-        columns["label"][slots[moves]] = labels[moves] + 1
-        columns["distance"][slots] = np.where(moves | (before == 0), distances, own)
-        changed = np.flatnonzero(moves)
-        return changed, before[changed], columns["distance"][slots]
+        labels, distances = self._kmeans.predict_many(features, before - 1, STAY)
+        columns["label"][slots] = labels + 1
+        columns["distance"][slots] = distances
+        changed = np.flatnonzero(labels + 1 != before)
+        return changed, before[changed], distances
 
     @staticmethod
     def _record(

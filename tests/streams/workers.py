@@ -1,0 +1,225 @@
+"""A real worker in a process of its own, and what a test says to it and hears from it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+START_TS_MS = 1_700_000_000_000
+PARTITIONS = 4
+WAIT_SECONDS = 60.0
+
+Record = Mapping[str, Any] | bytes | None
+Sent = tuple[str, str | bytes | None, Record]
+Event = tuple[str, str, dict[str, Any]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class WorkerProcess:
+    """``crm-streams worker``, or a script that runs one, with settings from the environment."""
+
+    def __init__(
+        self,
+        broker_url: str,
+        data_dir: Path,
+        command: Sequence[str] = ("-m", "streams", "worker"),
+        **settings: object,
+    ) -> None:
+        self.port = free_port()
+        self.log_path = data_dir.parent / f"worker-{self.port}.log"
+        self._command = [sys.executable, *command]
+        chosen = {
+            "broker": broker_url,
+            "data_dir": data_dir,
+            "web_port": self.port,
+            "partitions": PARTITIONS,
+            "session_timeout_seconds": 6,
+            "rebalance_timeout_seconds": 3,
+            **settings,
+        }
+        self._environment = {
+            **os.environ,
+            **{f"CRM_{name.upper()}": str(value) for name, value in chosen.items()},
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "WorkerProcess":
+        with self.log_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, stdout=output, stderr=output, env=self._environment
+            )
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def get(self, path: str) -> tuple[int, Any]:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+                body = answer.read()
+                status = answer.status
+        except HTTPError as error:
+            with error:
+                body, status = error.read(), error.code
+        return status, json.loads(body) if body[:1] in (b"{", b"[") else body.decode()
+
+    def profile(self, customer: str) -> dict[str, Any]:
+        status, profile = self.get(f"/v1/customers/{quote(customer, safe='')}")
+        assert status == 200, (status, profile)
+        assert isinstance(profile, dict)
+        return profile
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum the samples of a series that carry `labels`."""
+        _, text = self.get("/metrics")
+        total = 0.0
+        for line in text.splitlines():
+            series, _, value = line.rpartition(" ")
+            wanted = all(f'{label}="{value}"' in series for label, value in labels.items())
+            if series.partition("{")[0] == name and wanted:
+                total += float(value)
+        return total
+
+    def until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; a worker that ended or takes too long fails the test."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the worker ended:\n{self.log[-3000:]}"
+            with contextlib.suppress(URLError, ConnectionError, TimeoutError):
+                if condition():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"{what}: not within {WAIT_SECONDS} s\n{self.log[-3000:]}")
+
+    def ready(self) -> "WorkerProcess":
+        self.until("ready", lambda: self.get("/readyz")[0] == 200)
+        return self
+
+    def applied(self, count: int) -> None:
+        """Wait until `count` events are applied and every list owed is paid."""
+        self.until(
+            f"{count} events applied",
+            lambda: (
+                sum(self.metric("crm_events_total", topic=t) for t in EVENT_TOPICS) >= count
+                and self.metric("crm_lists_owed") == 0
+            ),
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+EVENT_TOPICS = ("clicks", "purchases", "chats")
+
+
+@contextlib.contextmanager
+def running(worker: WorkerProcess) -> Iterator[WorkerProcess]:
+    """Run a worker for as long as the block lasts."""
+    worker.start()
+    try:
+        yield worker.ready()
+    finally:
+        worker.stop()
+
+
+async def send(broker_url: str, records: Iterable[Sent], partition: int | None = None) -> None:
+    """Produce (topic, key, value) records and wait until the broker has them."""
+    producer = AIOKafkaProducer(bootstrap_servers=broker_url.removeprefix("kafka://"))
+    await producer.start()
+    try:
+        receipts = []
+        for topic, key, value in records:
+            encoded = key.encode() if isinstance(key, str) else key
+            body = json.dumps(value).encode() if isinstance(value, Mapping) else value
+            receipts.append(await producer.send(topic, body, key=encoded, partition=partition))
+        await asyncio.gather(*receipts)
+    finally:
+        await producer.stop()
+
+
+async def read(broker_url: str, topic: str) -> list[dict[str, Any]]:
+    """Read everything that is in a topic by now."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=broker_url.removeprefix("kafka://"), auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        await consumer.topics()
+        numbers = consumer.partitions_for_topic(topic) or set()
+        tps = [TopicPartition(topic, number) for number in sorted(numbers)]
+        consumer.assign(tps)
+        ends = await consumer.end_offsets(tps)
+        found: list[dict[str, Any]] = []
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += [json.loads(record.value) for record in records]
+        return found
+    finally:
+        await consumer.stop()
+
+
+def click(customer: str, number: int, item: str = "mug", **fields: Any) -> Event:
+    record = {
+        "event_id": f"c-{customer}-{number}",
+        "customer_id": customer,
+        "ts": START_TS_MS + number * 1000,
+        "action": "view",
+        "item_id": item,
+        **fields,
+    }
+    return "clicks", customer, record
+
+
+def order(customer: str, number: int, *lines: tuple[str, int, float]) -> Event:
+    items = [
+        {"item_id": item, "quantity": quantity, "unit_price": price}
+        for item, quantity, price in lines
+    ]
+    record = {
+        "event_id": f"p-{customer}-{number}",
+        "customer_id": customer,
+        "ts": START_TS_MS + number * 1000,
+        "items": items,
+    }
+    return "purchases", customer, record
+
+
+def chat(customer: str, number: int, text: str, **fields: Any) -> Event:
+    record = {
+        "event_id": f"t-{customer}-{number}",
+        "customer_id": customer,
+        "ts": START_TS_MS + number * 1000,
+        "text": text,
+        **fields,
+    }
+    return "chats", customer, record
