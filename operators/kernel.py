@@ -16,16 +16,13 @@ R = TypeVar("R")
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` with numba: cached, without the interpreter lock, strict IEEE floats.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> @kernel
-    ... def total(values: "np.ndarray") -> float:
-    ...     result = 0.0
-    ...     for value in values:
-    ...         result += value
-    ...     return result
-    >>> total(np.array([1.0, 2.0]))
-    3.0
+    Use it as a decorator on a function of a module; the cache is found by the module's file::
+
+        @kernel
+        def total(values: NDArray[np.float64]) -> float:
+            result = 0.0
+            for value in values:
+                result += value
+            return result
     """
     return cast(Callable[P, R], numba.njit(cache=True, nogil=True)(function))

@@ -99,7 +99,7 @@ def build_app(settings: Settings, engine: Engine) -> CrmApp:
     return app
 
 
-def credentials(settings: Settings) -> faust.Credentials | None:
+def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
     """Say the same as `Settings.client_security`, in Faust's words."""
     context = settings.ssl_context()
     if settings.security_protocol.startswith("SASL"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -26,7 +25,7 @@ from streams.admin import create_topics
 from streams.broker import EmbeddedBroker
 from streams.errors import StreamsError
 from streams.replay import BulkSender, Line, producer
-from streams.settings import Settings
+from streams.settings import Settings, environment_with
 from streams.simulator import Simulator
 
 CUSTOMERS = 5_000
@@ -206,11 +205,9 @@ async def _worker(settings: Settings, progress: Progress) -> AsyncIterator[None]
     log_path = settings.data_dir.parent / "worker.log"
     command = [sys.executable, "-m", "streams", "worker", "--broker", settings.broker]
     command += ["--data-dir", str(settings.data_dir), "--web-port", str(settings.web_port)]
-    environment = {
-        **os.environ,
-        "CRM_REBALANCE_TIMEOUT_SECONDS": "4",
-        "CRM_CHURN_HORIZON_DAYS": str(CHURN_HORIZON_DAYS),
-    }
+    environment = environment_with(
+        {"session_timeout_seconds": 6, "churn_horizon_days": CHURN_HORIZON_DAYS}
+    )
     with log_path.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command, stdout=output, stderr=output, env=environment, start_new_session=True

@@ -24,6 +24,7 @@ from streams.metrics import Metrics
 from streams.models import Models
 from streams.outbox import Publisher
 from streams.partitions import HoleError, OpenPartition, describe_failure
+from streams.reading import end_offset
 from streams.settings import Settings
 from streams.sources import SOURCES
 from streams.transport import Chunk
@@ -277,21 +278,12 @@ class Engine:
         progress = store.progress
         tps = [TP(topic, number) for topic in SOURCES]
         starts = await self.consumer.earliest_offsets(*tps)
-        ends = await self.consumer.highwaters(*tps)
+        ends = dict(await self.consumer.highwaters(*tps))
         for tp in tps:
             offset = progress.offsets.setdefault(tp.topic, starts[tp])
             if offset > ends[tp]:
-                raise ForeignStateError(
-                    f"the state of partition {number} in {self.settings.data_dir} is at offset "
-                    f"{offset} of {tp.topic}, which ends at {ends[tp]}: it belongs to another "
-                    "topic; use another --data-dir, or remove this one to start anew"
-                )
-            if offset < starts[tp]:
-                log.warning(
-                    "%s-%d: records %d to %d were deleted by the broker before they were read",
-                    tp.topic, number, offset, starts[tp],
-                )  # fmt: skip
-                progress.offsets[tp.topic] = starts[tp]
+                ends[tp] = await end_offset(self.settings, tp.topic, number, ends[tp])
+            progress.offsets[tp.topic] = self._checked(tp, offset, starts[tp], ends[tp])
         return OpenPartition(
             number,
             store,
@@ -303,6 +295,21 @@ class Engine:
             metrics=self.metrics,
             poison=self._poison.setdefault(number, {}),
         )
+
+    def _checked(self, tp: TP, offset: int, start: int, end: int) -> int:
+        """Return the offset to go on from; refuse one that the topic never had."""
+        if offset > end:
+            raise ForeignStateError(
+                f"the state of partition {tp.partition} in {self.settings.data_dir} is at offset "
+                f"{offset} of {tp.topic}, which ends at {end}: it belongs to another topic; use "
+                "another --data-dir, or remove this one to start anew"
+            )
+        if offset < start:
+            log.warning(
+                "%s-%d: records %d to %d were deleted by the broker before they were read",
+                tp.topic, tp.partition, offset, start,
+            )  # fmt: skip
+        return max(offset, start)
 
     def _open_store(self, number: int) -> Partition:
         identity = Identity(self._cluster_id, tuple(SOURCES), number, self.settings.partitions)

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from operators.hybrid import Hybrid
 
 from operators.churn import ChurnModel
+from operators.hybrid import Hybrid
 from operators.intents import Intents
 from operators.kmeans import StreamingKMeans
 from operators.sentiment import Sentiment

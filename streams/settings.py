@@ -294,6 +294,24 @@ def load_here(flags: Mapping[str, object], config: Path | None = None) -> Settin
     return load(flags, os.environ, config)
 
 
+def environment_with(values: Mapping[str, object]) -> dict[str, str]:
+    """Return this process's environment for a child that shall have other settings.
+
+    Parameters
+    ----------
+    values
+        Settings by field name.
+
+    Examples
+    --------
+    >>> environment_with({"web_port": 7000})["CRM_WEB_PORT"]
+    '7000'
+    """
+    ours = {ENVIRONMENT_PREFIX + name.upper(): str(value) for name, value in values.items()}
+    assert DECLARED.keys() >= values.keys(), "only settings can be set"
+    return {**os.environ, **ours}
+
+
 def _read_toml(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:

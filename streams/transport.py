@@ -32,7 +32,9 @@ from faust.types import TP, ConsumerMessage
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
-FETCH_MAX_WAIT_MS = 100
+FETCH_MAX_WAIT_MS = 20
+"""How long a broker may hold a fetch back for want of records. Apache Kafka answers as soon as
+there are some; the embedded broker only looks again when this time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # Faust hard-codes 1500 ms, which a quiet partition then adds to the latency of a busy one.
+        # Faust hard-codes 1500 ms, which a quiet partition adds to the latency of a busy one.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         consumer._isolation_level = "read_committed"
         return consumer

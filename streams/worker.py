@@ -221,4 +221,3 @@ class Worker:
     def _give_up() -> None:
         sys.stderr.write("crm-streams: the shutdown took too long; ending at once\n")
         os._exit(1)
-

@@ -33,7 +33,7 @@ COMMANDS = {
     "tail": "Print records of a topic as JSON lines.",
     "customer": "Show one customer's profile.",
     "dead-letters": "List or replay records that were refused.",
-    "state": "Look into the local state.",
+    "state": "Look into the local state, also while a worker uses it.",
 }
 """Every command with its line of help, so that the overview imports none of them."""
 

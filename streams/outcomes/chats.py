@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from operators.intents import Intents
 from operators.sentiment import Sentiment
-
 from operators.text_features import TextFeatures
 from streams.batches import Batch, OutputRecord, trigger_of
 from streams.columns import ChatColumns, Sender

@@ -197,8 +197,9 @@ def distinct_categories(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     >>> distinct_categories(np.array([[3, 0], [0, 0]], np.uint64)).round(1).tolist()
     [2.0, 0.0]
     """
-    zeros = 128 - np.bitwise_count(bits).sum(axis=1)
-    return -128 * np.log(np.maximum(zeros, 1) / 128) + 0.0
+    zeros = 128 - np.bitwise_count(bits).sum(axis=1, dtype=np.float64)
+    estimates: NDArray[np.float64] = -128 * np.log(np.maximum(zeros, 1) / 128) + 0.0
+    return estimates
 
 
 class Profile(Outcome):
@@ -331,17 +332,17 @@ class Profile(Outcome):
             "clicks": int(profile["clicks"]),
             "carts": int(profile["carts"]),
             "orders": int(profile["orders"]),
-            "items_bought": _plain(profile["items_bought"]),
+            "items_bought": _plain(float(profile["items_bought"])),
             "spend": round(float(profile["spend"]), 6),
             "chats": int(profile["chats"]),
             "sessions": int(profile["sessions"]),
             "recency_days": round(float(features[0]), 3),
             "signup_ts": int(profile["signup_ts"]) or None,
-            **{name: self._name_of(profile[name]) for name in ATTRIBUTES},
+            **{name: self._name_of(int(profile[name])) for name in ATTRIBUTES},
             "top_categories": self._top_categories(profile),
         }
 
-    def _name_of(self, key: np.uint64) -> str | None:
+    def _name_of(self, key: int) -> str | None:
         index = int(self._names.indices_of_keys(np.array([key], np.uint64))[0])
         return self._names.ids[index] if index >= 0 else None
 
@@ -349,7 +350,7 @@ class Profile(Outcome):
         weights = profile["category_weights"]
         total = float(weights.sum())
         order = np.argsort(-weights, kind="stable")
-        named = ((self._name_of(profile["categories"][i]), float(weights[i])) for i in order)
+        named = ((self._name_of(int(profile["categories"][i])), float(weights[i])) for i in order)
         return [
             {"category": name, "share": round(weight / total, 4)}
             for name, weight in named
@@ -357,6 +358,6 @@ class Profile(Outcome):
         ]
 
 
-def _plain(value: np.float64) -> int | float:
+def _plain(value: float) -> int | float:
     """Write a whole number of pieces as an integer."""
-    return int(value) if float(value).is_integer() else round(float(value), 6)
+    return int(value) if value.is_integer() else round(value, 6)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from operators.arrays import load_into
 from operators.hybrid import Hybrid, Lists, Part
-
 from streams import lists
 from streams.batches import Batch, OutputRecord
 from streams.catalog import Catalog

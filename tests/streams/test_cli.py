@@ -1,5 +1,6 @@
 """The commands, each in a process of its own, as people and scripts meet them."""
 
+import asyncio
 import importlib
 import json
 import os
@@ -251,18 +252,22 @@ async def test_every_record_is_one_line_of_json(settings: Settings) -> None:
     assert shown[2] == '{"a":  1.50}'
 
 
-async def test_a_reader_that_has_seen_enough_is_no_error(settings: Settings) -> None:
-    await make_topic(settings, "cli-pipe", 1)
-    lines = [Line("a", b'{"pad":"%s"}' % (b"x" * 1_000), 0) for _ in range(2_000)]
-    await replay(settings, "cli-pipe", 1, iter([lines]))
-    command = f"{sys.executable} -m streams tail cli-pipe --from-beginning | head -n 1"
-    done = subprocess.run(
+def head_of(topic: str, settings: Settings) -> subprocess.CompletedProcess[bytes]:
+    command = f"{sys.executable} -m streams tail {topic} --from-beginning | head -n 1"
+    return subprocess.run(
         ["/bin/sh", "-c", command],
         capture_output=True,
         check=True,
         timeout=TIMEOUT_SECONDS,
         env={**os.environ, "CRM_BROKER": settings.broker},
     )
+
+
+async def test_a_reader_that_has_seen_enough_is_no_error(settings: Settings) -> None:
+    await make_topic(settings, "cli-pipe", 1)
+    lines = [Line("a", b'{"pad":"%s"}' % (b"x" * 1_000), 0) for _ in range(2_000)]
+    await replay(settings, "cli-pipe", 1, iter([lines]))
+    done = head_of("cli-pipe", settings)
     assert done.stdout.startswith(b'{"pad":')
     assert done.stderr == b""
 
@@ -283,8 +288,6 @@ def test_a_bad_line_is_named(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_dead_letters_are_listed_and_sent_again() -> None:
-    import asyncio
-
     with BrokerProcess() as url:
         crm("topics", "create", "--broker", url)
         settings = Settings(broker=url)
@@ -338,7 +341,7 @@ class Worker(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *values: Any) -> None:
+    def log_message(self, *values: Any) -> None:
         """Say nothing."""
 
 

@@ -1,5 +1,4 @@
 import gzip
-import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ import pytest
 from streams.errors import ReplayError
 from streams.records import Click, Purchase
 from streams.replay_formats import FORMATS
-
-DATA = Path(os.environ.get("CRM_DATA", Path(__file__).parents[3] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the public data sets are not in {DATA}")
 
 RETAIL_HEADER = (
     "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
@@ -170,9 +166,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             read(name, tmp_path)
 
 
-@needs_data
-def test_online_retail_gives_the_published_counts() -> None:
-    events = read("online-retail", DATA / "online-retail")
+def test_online_retail_gives_the_published_counts(data_directory: Path) -> None:
+    events = read("online-retail", data_directory / "online-retail")
     assert len(events) == 18_536
     assert len({key for key, _ in events}) == 4_339
     assert sum(len(record["items"]) for _, record in events) == 397_924
@@ -180,18 +175,16 @@ def test_online_retail_gives_the_published_counts() -> None:
     check_records(events, Purchase)
 
 
-@needs_data
-def test_movielens_gives_the_published_counts() -> None:
-    events = read("movielens", DATA / "movielens-latest-small")
+def test_movielens_gives_the_published_counts(data_directory: Path) -> None:
+    events = read("movielens", data_directory / "movielens-latest-small")
     assert len(events) == 100_836
     assert len({key for key, _ in events}) == 610
     assert len({record["item_id"] for _, record in events}) == 9_724
     check_records(events, Click)
 
 
-@needs_data
-def test_cdnow_gives_the_published_counts() -> None:
-    events = read("cdnow", DATA / "cdnow")
+def test_cdnow_gives_the_published_counts(data_directory: Path) -> None:
+    events = read("cdnow", data_directory / "cdnow")
     assert len(events) == 69_659
     assert len({key for key, _ in events}) == 23_570
     check_records(events, Purchase)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.errors import SettingsError
-from streams.settings import DECLARED, Settings, load
+from streams.settings import DECLARED, Settings, environment_with, load
 
 
 def refusal(flags: dict[str, object], environ: dict[str, str], config: Path | None = None) -> str:
@@ -186,6 +186,16 @@ def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, name: str) -
         settings = Settings(security_protocol="SSL", **values)
         with pytest.raises(SettingsError, match=name):
             settings.ssl_context()
+
+
+def test_a_child_gets_the_settings_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRM_SEGMENTS", "3")
+    monkeypatch.setenv("CRM_SEED", "3")
+    wanted = {"seed": 4, "data_dir": Path("/here"), "exclude_bought": False, "web_port": 0}
+    settings = load({}, environment_with(wanted))
+    assert settings == Settings(
+        segments=3, seed=4, data_dir=Path("/here"), exclude_bought=False, web_port=0
+    )
 
 
 @pytest.mark.parametrize("name", sorted(DECLARED))

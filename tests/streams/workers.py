@@ -51,7 +51,7 @@ class WorkerProcess:
             "data_dir": data_dir,
             "web_port": self.port,
             "partitions": PARTITIONS,
-            "session_timeout_seconds": 6,
+            "session_timeout_seconds": 4,
             "rebalance_timeout_seconds": 3,
             **settings,
         }

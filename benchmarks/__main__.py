@@ -1,0 +1,45 @@
+"""``python -m benchmarks NAME``: run a benchmark and print what it found."""
+
+import sys
+from importlib import import_module
+from typing import cast
+
+import click
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.report import Benchmark, BenchmarkError, Options, as_json, print_tables
+from streams.errors import StreamsError
+
+NAMES = ("pipeline", "transport")
+"""Each is a module of this package with a function `run`."""
+
+
+@click.command()
+@click.argument("name", type=click.Choice(NAMES))
+@click.option("--quick", is_flag=True, help="Small and short, one round; not for figures.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--json", "as_data", is_flag=True, help="Print one JSON object and nothing else.")
+def main(name: str, quick: bool, seed: int, as_data: bool) -> None:
+    """Run the benchmark NAME; the exit status is 1 where the run is not valid."""
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        if console.is_terminal:
+            console.print(f"{name}: {line}", style="dim", highlight=False)
+
+    benchmark = cast(Benchmark, import_module(f"benchmarks.{name}"))
+    facts = machine.facts()
+    try:
+        report = benchmark.run(Options(quick=quick, seed=seed, tell=tell))
+    except (BenchmarkError, StreamsError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_data:
+        sys.stdout.buffer.write(as_json(report, facts) + b"\n")
+    else:
+        print_tables(report, facts, Console())
+    sys.exit(1 if report.problems else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

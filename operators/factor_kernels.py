@@ -1,0 +1,380 @@
+"""The kernels of `operators.matrix_factorization`; its class says what they compute."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.kernel import kernel
+
+Vector = NDArray[np.float32]
+
+SIZE, FILLED, CURSOR = 0, 1, 2
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+ONE = np.uint64(1)
+INPUT_SALT = np.uint64(0x1F)
+OUTPUT_SALT = np.uint64(0x2F00000000)
+# Adagrad starts as if it had seen this squared gradient, so that first steps are not jumps.
+FIRST_SQUARES = 0.01
+INITIAL_SCALE = 0.1
+
+
+class FactorColumns(NamedTuple):
+    """The columns of `MatrixFactorization.row_dtype`; one row per customer."""
+
+    vectors: NDArray[np.float32]
+    vector_squares: NDArray[np.float32]
+    biases: NDArray[np.float32]
+    bias_squares: NDArray[np.float32]
+
+
+class FactorState(NamedTuple):
+    """Shared arrays and settings of `MatrixFactorization`.
+
+    Attributes
+    ----------
+    inputs, outputs, biases
+        float32 (capacity, factors), the same, and (capacity,).
+    input_squares, output_squares, bias_squares
+        float32[capacity], Adagrad's sums of mean squared gradients.
+    normalizer
+        float64[2], the shared offset b_0 and its sum of squares.
+    drawn_from
+        int32[memory], ring of the latest events' items.
+    drawn_counts
+        int32[capacity], how often each item is in it.
+    sizes
+        int64[3], items admitted, entries of the ring in use, next entry to write.
+    recency
+        float32[depth], unnormalised weights of context items, newest first.
+    """
+
+    inputs: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+    biases: NDArray[np.float32]
+    input_squares: NDArray[np.float32]
+    output_squares: NDArray[np.float32]
+    bias_squares: NDArray[np.float32]
+    normalizer: NDArray[np.float64]
+    drawn_from: NDArray[np.int32]
+    drawn_counts: NDArray[np.int32]
+    sizes: NDArray[np.int64]
+    recency: NDArray[np.float32]
+    seed: np.uint64
+    negatives: int
+    learning_rate: float
+    regularization: float
+
+
+class Scratch(NamedTuple):
+    """Room for one event: state, its gradient, items (the positive first), and what they get."""
+
+    state: NDArray[np.float32]
+    gradient: NDArray[np.float32]
+    items: NDArray[np.int32]
+    residuals: NDArray[np.float64]
+
+
+@kernel
+def splitmix64(counter: np.uint64) -> np.uint64:
+    """Mix a counter to a random word (Steele, Lea and Flood, 2014)."""
+    word = counter + GOLDEN
+    word = (word ^ (word >> np.uint64(30))) * MIX_1
+    word = (word ^ (word >> np.uint64(27))) * MIX_2
+    return word ^ (word >> np.uint64(31))
+
+
+@kernel
+def initial_vector(out: Vector, seed: np.uint64) -> None:
+    """Fill `out` with uniform numbers of standard deviation INITIAL_SCALE."""
+    for f in range(len(out)):
+        word = splitmix64(seed + np.uint64(f))
+        uniform = np.float64(word >> np.uint64(11)) / 9007199254740992.0
+        out[f] = np.float32((2.0 * uniform - 1.0) * INITIAL_SCALE * math.sqrt(3.0))
+
+
+@kernel
+def admit_items(state: FactorState, keys: NDArray[np.uint64]) -> None:
+    """Draw the vectors of the next items from their keys."""
+    for i in range(len(keys)):
+        item = state.sizes[SIZE]
+        mixed = splitmix64(state.seed ^ keys[i])
+        initial_vector(state.inputs[item], splitmix64(mixed ^ INPUT_SALT))
+        initial_vector(state.outputs[item], splitmix64(mixed ^ OUTPUT_SALT))
+        state.sizes[SIZE] += 1
+
+
+@kernel
+def dot(left: Vector, right: Vector) -> float:
+    """Inner product in four lanes, which the processor can add side by side."""
+    a = np.float32(0)
+    b = np.float32(0)
+    c = np.float32(0)
+    d = np.float32(0)
+    for f in range(0, len(left), 4):
+        a += left[f] * right[f]
+        b += left[f + 1] * right[f + 1]
+        c += left[f + 2] * right[f + 2]
+        d += left[f + 3] * right[f + 3]
+    return float((a + b) + (c + d))
+
+
+@kernel
+def recency_total(recency: Vector, known: int, context: NDArray[np.int32]) -> float:
+    """Sum of the unnormalised weights of the context's usable items."""
+    total = 0.0
+    for position in range(min(len(context), len(recency))):
+        if 0 <= context[position] < known:
+            total += recency[position]
+    return total
+
+
+@kernel
+def customer_state(
+    state: FactorState,
+    columns: FactorColumns,
+    slot: int,
+    context: NDArray[np.int32],
+    out: Vector,
+) -> None:
+    """Write z, the customer's own vector plus the weighted mean of the context's, to `out`."""
+    # Arrays are named outside the loops: taking one out of a tuple costs reference counts.
+    inputs, recency, known = state.inputs, state.recency, state.sizes[SIZE]
+    vectors = columns.vectors
+    for f in range(len(out)):
+        out[f] = vectors[slot, f]
+    total = recency_total(recency, known, context)
+    for position in range(min(len(context), len(recency))):
+        item = context[position]
+        if 0 <= item < known:
+            share = np.float32(recency[position] / total)
+            for f in range(len(out)):
+                out[f] += share * inputs[item, f]
+
+
+@kernel
+def draw_chances(state: FactorState) -> tuple[float, float]:
+    """Parts of the chance that a draw hits item i: ``uniform + popular * drawn_counts[i]``."""
+    uniform = 1.0 / state.sizes[SIZE]
+    if state.sizes[FILLED] == 0:
+        return uniform, 0.0
+    return 0.5 * uniform, 0.5 / state.sizes[FILLED]
+
+
+@kernel
+def draw_negatives(
+    state: FactorState, positive: int, event_key: np.uint64, out: NDArray[np.int32]
+) -> int:
+    """Write the positive and then the event's negatives to `out`; return how many in all.
+
+    A draw of the positive itself is left out.
+    """
+    drawn_from = state.drawn_from
+    known, filled = np.uint64(state.sizes[SIZE]), np.uint64(state.sizes[FILLED])
+    out[0] = positive
+    count = 1
+    # Mixed once more, or events with neighbouring keys would share all draws but one.
+    base = splitmix64(state.seed ^ event_key)
+    for k in range(state.negatives):
+        word = splitmix64(base + np.uint64(k))
+        if word & ONE and filled > 0:
+            item = np.int64(drawn_from[(word >> ONE) % filled])
+        else:
+            item = np.int64((word >> ONE) % known)
+        if item != positive:
+            out[count] = item
+            count += 1
+    return count
+
+
+@kernel
+def softmax_residuals(state: FactorState, scratch: Scratch, count: int, bias: float) -> float:
+    """Write the derivatives of the loss by each score to ``scratch.residuals``.
+
+    Returns
+    -------
+    The derivative of the noise-contrastive loss by `bias`, the customer's log-normaliser.
+    """
+    outputs, biases, drawn_counts = state.outputs, state.biases, state.drawn_counts
+    items, residuals, z = scratch.items, scratch.residuals, scratch.state
+    uniform, popular = draw_chances(state)
+    drawn = math.log(count - 1)
+    largest = -np.inf
+    slope = 0.0
+    for k in range(count):
+        item = items[k]
+        chance = uniform + popular * drawn_counts[item]
+        corrected = dot(z, outputs[item]) + biases[item] - math.log(chance)
+        residuals[k] = corrected
+        largest = max(largest, corrected)
+        slope += 1.0 / (1.0 + math.exp(drawn - corrected - bias))
+    total = 0.0
+    for k in range(count):
+        residuals[k] = math.exp(residuals[k] - largest)
+        total += residuals[k]
+    for k in range(count):
+        residuals[k] /= total
+    residuals[0] -= 1.0
+    return slope - 1.0
+
+
+@kernel
+def adagrad_rate(rate: float, squares: float) -> float:
+    """Step of Adagrad for a parameter with this sum of squared gradients."""
+    return rate / math.sqrt(FIRST_SQUARES + squares)
+
+
+@kernel
+def update_outputs(state: FactorState, scratch: Scratch, count: int, weight: float) -> None:
+    """Step the output vectors and biases; gather the gradient by z in ``scratch.gradient``."""
+    outputs, output_squares = state.outputs, state.output_squares
+    biases, bias_squares = state.biases, state.bias_squares
+    items, residuals, z, gradient = (
+        scratch.items,
+        scratch.residuals,
+        scratch.state,
+        scratch.gradient,
+    )
+    scale = dot(z, z) / len(z)
+    gradient[:] = 0.0
+    for k in range(count):
+        item = items[k]
+        residual = residuals[k] * weight
+        output_squares[item] += residual * residual * scale
+        bias_squares[item] += residual * residual
+        step = np.float32(adagrad_rate(state.learning_rate, output_squares[item]) * residual)
+        share = np.float32(residual)
+        for f in range(len(z)):
+            gradient[f] += share * outputs[item, f]
+            outputs[item, f] -= step * z[f]
+        biases[item] -= adagrad_rate(state.learning_rate, bias_squares[item]) * residual
+
+
+@kernel
+def update_inputs(state: FactorState, scratch: Scratch, context: NDArray[np.int32]) -> None:
+    """Step the input vectors of the context's items down the gradient by z."""
+    inputs, input_squares, recency = state.inputs, state.input_squares, state.recency
+    gradient, known = scratch.gradient, state.sizes[SIZE]
+    total = recency_total(recency, known, context)
+    square = dot(gradient, gradient) / len(gradient)
+    for position in range(min(len(context), len(recency))):
+        item = context[position]
+        if 0 <= item < known:
+            share = recency[position] / total
+            input_squares[item] += share * share * square
+            step = np.float32(adagrad_rate(state.learning_rate, input_squares[item]) * share)
+            for f in range(len(gradient)):
+                inputs[item, f] -= step * gradient[f]
+
+
+@kernel
+def update_customer(
+    state: FactorState, columns: FactorColumns, slot: int, scratch: Scratch, slope: float
+) -> None:
+    """Step the customer's vector and bias, and the offset that all customers share."""
+    vectors, gradient = columns.vectors, scratch.gradient
+    pull = np.float32(state.regularization)
+    for f in range(len(gradient)):
+        gradient[f] += pull * vectors[slot, f]
+    columns.vector_squares[slot] += dot(gradient, gradient) / len(gradient)
+    step = np.float32(adagrad_rate(state.learning_rate, columns.vector_squares[slot]))
+    for f in range(len(gradient)):
+        vectors[slot, f] -= step * gradient[f]
+    state.normalizer[1] += slope * slope
+    state.normalizer[0] -= adagrad_rate(state.learning_rate, state.normalizer[1]) * slope
+    slope += state.regularization * columns.biases[slot]
+    columns.bias_squares[slot] += slope * slope
+    columns.biases[slot] -= adagrad_rate(state.learning_rate, columns.bias_squares[slot]) * slope
+
+
+@kernel
+def remember_draw(state: FactorState, item: int) -> None:
+    """Put an event's item into the ring that popular negatives are drawn from."""
+    place = state.sizes[CURSOR]
+    if state.sizes[FILLED] == len(state.drawn_from):
+        state.drawn_counts[state.drawn_from[place]] -= 1
+    else:
+        state.sizes[FILLED] += 1
+    state.drawn_from[place] = item
+    state.drawn_counts[item] += 1
+    state.sizes[CURSOR] = (place + 1) % len(state.drawn_from)
+
+
+@kernel
+def make_scratch(state: FactorState) -> Scratch:
+    """Room for the events of one call."""
+    factors = state.inputs.shape[1]
+    return Scratch(
+        np.empty(factors, np.float32),
+        np.empty(factors, np.float32),
+        np.empty(state.negatives + 1, np.int32),
+        np.empty(state.negatives + 1, np.float64),
+    )
+
+
+@kernel
+def learn_factors(
+    state: FactorState,
+    columns: FactorColumns,
+    slot: int,
+    item: int,
+    weight: float,
+    context: NDArray[np.int32],
+    event_key: np.uint64,
+    scratch: Scratch,
+) -> None:
+    """Take the step of one event."""
+    if item < 0 or item >= state.sizes[SIZE] or weight <= 0.0:
+        return
+    count = draw_negatives(state, item, event_key, scratch.items)
+    if count > 1:
+        customer_state(state, columns, slot, context, scratch.state)
+        bias = state.normalizer[0] + columns.biases[slot]
+        slope = softmax_residuals(state, scratch, count, bias)
+        update_outputs(state, scratch, count, weight)
+        update_inputs(state, scratch, context)
+        update_customer(state, columns, slot, scratch, slope * weight)
+    remember_draw(state, item)
+
+
+@kernel
+def learn_factors_many(
+    state: FactorState,
+    columns: FactorColumns,
+    slots: NDArray[np.int64],
+    items: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    contexts: NDArray[np.int32],
+    event_keys: NDArray[np.uint64],
+) -> None:
+    """Take one step per event, one after another."""
+    scratch = make_scratch(state)
+    for i in range(len(slots)):
+        learn_factors(
+            state, columns, slots[i], items[i], weights[i], contexts[i], event_keys[i], scratch
+        )
+
+
+@kernel
+def score_factors_many(
+    state: FactorState,
+    columns: FactorColumns,
+    slots: NDArray[np.int64],
+    contexts: NDArray[np.int32],
+    candidates: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    """Log-probabilities of each customer's candidates."""
+    scores = np.empty(candidates.shape, np.float32)
+    z = np.empty(state.inputs.shape[1], np.float32)
+    for i in range(len(slots)):
+        customer_state(state, columns, slots[i], contexts[i], z)
+        bias = state.normalizer[0] + columns.biases[slots[i]]
+        for j in range(candidates.shape[1]):
+            item = candidates[i, j]
+            scores[i, j] = bias
+            if 0 <= item < state.sizes[SIZE]:
+                scores[i, j] += dot(z, state.outputs[item]) + state.biases[item]
+    return scores

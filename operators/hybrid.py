@@ -1,0 +1,363 @@
+"""The recommender: popularity, co-occurrence and embeddings behind one door."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.arrays import load_into, with_prefix
+from operators.batches import plain, require_lengths, require_rows
+from operators.candidates import Everything, Limits, Part, Parts, Rows
+from operators.cooccurrence import ItemCooccurrence
+from operators.errors import ParameterError, require_finite
+from operators.fusion import ListwiseFusion
+from operators.history import History, history_columns
+from operators.hybrid_kernels import (
+    HIT,
+    METRICS,
+    RECIPROCAL,
+    TESTS,
+    WEIGHT,
+    Events,
+    Lists,
+    Testing,
+    learn_events,
+    rank_lists,
+)
+from operators.matrix_factorization import MatrixFactorization, factor_columns
+from operators.popularity import DecayedPopularity
+from operators.vocabulary import Vocabulary
+
+__all__ = ["Hybrid", "Lists", "Options", "Part"]
+
+# Weight of each Part before any choice was seen: co-occurrence, which learns fastest, leads.
+PRIOR_WEIGHTS = [0.1, 0.7, 0.4, 0.0]
+
+
+class Options(NamedTuple):
+    """Settings of `Hybrid`.
+
+    Attributes
+    ----------
+    history_length, bought_length
+        Recent and recently bought items kept per customer.
+    factors
+        Length of the vectors, a multiple of 4.
+    negatives
+        Negatives drawn per event.
+    neighbours
+        Neighbours kept per item.
+    popularity_half_life_days, cooccurrence_half_life_days
+        Time in which an event loses half its weight.
+    also_candidates, popular_candidates
+        Candidates by co-occurrence, and popular ones, besides the recent items themselves; no
+        list is longer than all of them.
+    test_share
+        Share of the events that are ranked before they are learned, 0..1; they make `quality`
+        and teach the fusion.
+    quality_tests
+        Tests that `quality` looks back on, about.
+    """
+
+    history_length: int = 16
+    bought_length: int = 16
+    factors: int = 32
+    negatives: int = 16
+    neighbours: int = 64
+    popularity_half_life_days: float = 7.0
+    cooccurrence_half_life_days: float = 365.0
+    also_candidates: int = 128
+    popular_candidates: int = 48
+    test_share: float = 1 / 32
+    quality_tests: int = 2000
+
+
+class Hybrid:
+    """Ranks items for customers by a learned pool of popularity, co-occurrence and embeddings.
+
+    An event is tested, then learned: for a fixed share of the events (chosen by their keys) the
+    customer's candidates are ranked as if the event had not happened, which gives the running
+    `quality`, and the fusion's weights take a step towards the item that came. Then the parts
+    learn. All lines of one order are tested before any is learned. Every step is taken record by
+    record, so how events are cut into batches makes no difference.
+
+    Parameters
+    ----------
+    capacity
+        Most items, at least 1; items beyond it are refused (index -1) and teach nothing.
+    seed
+        Of all draws.
+    options
+        See `Options`.
+
+    Attributes
+    ----------
+    row_dtype
+        ``history`` (`History`) and ``mf`` (`MatrixFactorization`). A row of zeros is a new
+        customer.
+    vocabulary, history, popularity, cooccurrence, factorization, fusion
+        The parts.
+
+    Examples
+    --------
+    >>> hybrid = Hybrid(capacity=100, seed=1)
+    >>> rows = np.zeros(2, hybrid.row_dtype)
+    >>> hybrid.learn_many(
+    ...     rows, np.array([0, 0, 1]), ["tea", "cup", "tea"], np.ones(3, np.float32),
+    ...     np.array([0, 1000, 2000]), np.array([1, 2, 3], np.uint64), None, False,
+    ... ).tolist()
+    [0, 1, 0]
+    >>> lists = hybrid.rank_many(rows, np.array([1]), 2, exclude_bought=True)
+    >>> sorted(hybrid.vocabulary.ids[item] for item in lists.items[0])
+    ['cup', 'tea']
+    >>> [name for name, score in hybrid.similar("tea", 5)]
+    ['cup']
+    """
+
+    def __init__(self, capacity: int, seed: int = 0, options: Options | None = None) -> None:
+        chosen = options if options is not None else Options()
+        if chosen.also_candidates < 1 or chosen.popular_candidates < 1:
+            raise ParameterError("also_candidates and popular_candidates must be at least 1")
+        if not (0.0 <= chosen.test_share <= 1.0 and chosen.quality_tests >= 1):
+            raise ParameterError("test_share must be in [0, 1] and quality_tests at least 1")
+        self.options = chosen
+        self.vocabulary = Vocabulary(capacity)
+        self.history = History(chosen.history_length, chosen.bought_length)
+        self.popularity = DecayedPopularity(capacity, chosen.popularity_half_life_days * 86_400)
+        self.cooccurrence = ItemCooccurrence(
+            capacity,
+            chosen.neighbours,
+            half_life_seconds=chosen.cooccurrence_half_life_days * 86_400,
+        )
+        self.factorization = MatrixFactorization(
+            capacity, chosen.factors, seed, negatives=chosen.negatives
+        )
+        self.fusion = ListwiseFusion(PRIOR_WEIGHTS)
+        self._metrics = np.zeros(METRICS)
+        fields: list[Any] = [
+            ("history", self.history.row_dtype),
+            ("mf", self.factorization.row_dtype),
+        ]
+        self.row_dtype: np.dtype[np.void] = np.dtype(fields, align=True)
+        self._parts = Parts(
+            self.popularity.state, self.cooccurrence.state, self.factorization.state
+        )
+        self._testing = Testing(
+            self.fusion.state,
+            self._metrics,
+            np.uint64(min(int(chosen.test_share * 2.0**64), 2**64 - 1)),
+            1.0 - 1.0 / chosen.quality_tests,
+            Limits(chosen.also_candidates, chosen.popular_candidates),
+        )
+
+    def learn_many(
+        self,
+        columns: NDArray[np.void],
+        slots: NDArray[np.int64],
+        item_ids: Sequence[str],
+        weights: NDArray[np.float32],
+        ts_ms: NDArray[np.int64],
+        event_keys: NDArray[np.uint64],
+        groups: NDArray[np.int32] | None,
+        bought: bool,
+    ) -> NDArray[np.int32]:
+        """Test and learn events in turn.
+
+        Parameters
+        ----------
+        columns
+            Customers' rows (dtype `row_dtype`); written.
+        slots
+            int64[n], each event's row.
+        item_ids
+            n non-empty ids; new ones join the vocabulary while it has room.
+        weights
+            float32[n], finite; what an event's action is worth. At 0 or below the item enters the
+            customer's history and nothing else is learned.
+        ts_ms
+            int64[n], event times.
+        event_keys
+            uint64[n], different for each event, the same at a replay.
+        groups
+            int32[n]; consecutive events of one customer with one number are the lines of one
+            order. None where every event stands alone.
+        bought
+            Whether the events are purchases.
+
+        Returns
+        -------
+        int32[n], the items' indices, -1 where refused.
+
+        Raises
+        ------
+        NotFiniteError, ParameterError, StateMismatchError
+            Where a weight is NaN or infinite; lengths differ, a slot is out of range or an id is
+            no non-empty string; or `columns` are not of `row_dtype`. Nothing was learned then.
+        """
+        require_finite("weights", weights)
+        require_rows("Hybrid", columns, self.row_dtype, slots)
+        lines = groups if groups is not None and len(groups) else np.empty(0, np.int32)
+        require_lengths("Hybrid", len(slots), weights=weights, ts_ms=ts_ms, event_keys=event_keys)
+        if len(item_ids) != len(slots) or len(lines) not in (0, len(slots)):
+            raise ParameterError(
+                f"Hybrid: {len(item_ids)} items, {len(lines)} groups, {len(slots)} events"
+            )
+        items = self.vocabulary.learn_many(item_ids)
+        events = Events(
+            plain(slots, np.int64),
+            items,
+            plain(weights, np.float32),
+            plain(ts_ms, np.int64),
+            plain(event_keys, np.uint64),
+            plain(lines, np.int32),
+        )
+        everything = self._everything(columns)
+        learn_events(everything, self._testing, self.vocabulary.keys, events, bought)
+        return items
+
+    def rank_many(
+        self,
+        columns: NDArray[np.void],
+        slots: NDArray[np.int64],
+        n: int,
+        *,
+        exclude_bought: bool,
+        excluded: NDArray[np.int32] | None = None,
+    ) -> Lists:
+        """Recommend `n` items to each customer. Nothing is written.
+
+        Items that are not available never appear. A customer without a history gets the most
+        popular items.
+
+        Parameters
+        ----------
+        columns, slots
+            Customers' rows, and which of them: int64[m].
+        n
+            Length of the lists, at least 1.
+        exclude_bought
+            Whether to leave out what the customer recently bought.
+        excluded
+            int32[m, k], -1 padded: further items to leave out, customer by customer.
+
+        Returns
+        -------
+        `Lists` of shape (m, n), padded with -1 where candidates run out.
+
+        Raises
+        ------
+        ParameterError, StateMismatchError
+            Where `n` or a slot is out of range, or `columns` are not of `row_dtype`.
+        """
+        if n < 1:
+            raise ParameterError(f"n must be at least 1, is {n}")
+        require_rows("Hybrid", columns, self.row_dtype, slots)
+        out = np.empty((len(slots), 0), np.int32) if excluded is None else excluded
+        require_lengths("Hybrid", len(slots), excluded=out)
+        shape = (len(slots), n)
+        lists = Lists(
+            np.full(shape, -1, np.int32),
+            np.zeros(shape, np.float32),
+            np.full(shape, -1, np.int32),
+            np.zeros(shape, np.uint8),
+        )
+        rank_lists(
+            self._everything(columns),
+            self._testing,
+            plain(slots, np.int64),
+            plain(out, np.int32),
+            exclude_bought,
+            lists,
+        )
+        return lists
+
+    def rank_unknown(self, n: int) -> Lists:
+        """Recommend `n` items to someone of whom nothing is known: `Lists` of shape (1, n)."""
+        # Two rows: a lone row is contiguous, and the kernel would be compiled once more for it.
+        nobody = np.zeros(2, self.row_dtype)
+        return self.rank_many(nobody, np.zeros(1, np.int64), n, exclude_bought=False)
+
+    def similar(self, item_id: str, n: int) -> list[tuple[str, float]]:
+        """Find available items like this one, best first, with scores in 0..1.
+
+        First the items that go with it, by ``1/2 + 1/2 · W[i, j] / sqrt(total[i] · total[j])``;
+        then, where these run out, those whose vectors are nearest, by half their cosine.
+        An unknown item has none.
+        """
+        index = self.vocabulary.index_many([item_id])
+        if index[0] < 0 or n < 1:
+            return []
+        neighbours, shares = self.cooccurrence.neighbours_many(index)
+        near, cosines = self.factorization.similar_many(index, n + int(neighbours.size))
+        totals = self.cooccurrence.state.totals
+        scores: dict[int, float] = {}
+        for item, share in zip(neighbours[0].tolist(), shares[0].tolist(), strict=True):
+            if item >= 0:
+                ratio = float(totals[index[0]] / max(totals[item], 1e-300)) ** 0.5
+                scores[item] = 0.5 + 0.5 * min(share * ratio, 1.0)
+        for item, cosine in zip(near[0].tolist(), cosines[0].tolist(), strict=True):
+            if item >= 0 and cosine > 0.0:
+                scores.setdefault(item, 0.5 * min(cosine, 1.0))
+        barred = self.popularity.state.barred
+        best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+        return [(self.vocabulary.ids[i], score) for i, score in best if not barred[i]][:n]
+
+    def set_available(self, item_id: str, available: bool) -> None:
+        """Let an item be recommended, or not; an unknown one is remembered while there is room."""
+        index = self.vocabulary.index_many([item_id])
+        if index[0] < 0 and not available:
+            index = self.vocabulary.learn_many([item_id])
+        if index[0] >= 0:
+            self.popularity.set_barred(int(index[0]), not available)
+
+    def quality(self) -> dict[str, float]:
+        """Prequential quality over about the last `Options.quality_tests` tests.
+
+        Returns
+        -------
+        ``tests`` (all ever made), ``hit_rate_at_10`` and ``mean_reciprocal_rank`` of the lists,
+        and the hit rate of each part's own order of the same candidates
+        (``popular_hit_rate_at_10`` …). An item never seen before is a miss, and so is one that
+        was no candidate; ties count against the item. All 0 before the first test.
+        """
+        weight = max(float(self._metrics[WEIGHT]), 1e-300)
+        result = {
+            "tests": float(self._metrics[TESTS]),
+            "hit_rate_at_10": float(self._metrics[HIT]) / weight,
+            "mean_reciprocal_rank": float(self._metrics[RECIPROCAL]) / weight,
+        }
+        for part in Part:
+            result[f"{part.name.lower()}_hit_rate_at_10"] = float(self._metrics[part]) / weight
+        return result
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All shared state by name; the vocabulary's is a copy, the rest are the live arrays."""
+        return with_prefix("vocabulary", self.vocabulary.arrays()) | self._own_arrays()
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy in what `arrays` of an equally configured recommender returned, or change nothing.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes differ, or the ids do not fit.
+        """
+        prefix = "vocabulary."
+        ids = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        Vocabulary(self.vocabulary.capacity).load_arrays(ids)
+        load_into(self._own_arrays(), arrays)
+        self.vocabulary.load_arrays(ids)
+
+    def _own_arrays(self) -> dict[str, NDArray[Any]]:
+        return (
+            with_prefix("popularity", self.popularity.arrays())
+            | with_prefix("cooccurrence", self.cooccurrence.arrays())
+            | with_prefix("mf", self.factorization.arrays())
+            | with_prefix("fusion", self.fusion.arrays())
+            | {"metrics": self._metrics}
+        )
+
+    def _everything(self, columns: NDArray[np.void]) -> Everything:
+        rows = Rows(history_columns(columns["history"]), factor_columns(columns["mf"]))
+        return Everything(self._parts, rows, self.vocabulary.table)

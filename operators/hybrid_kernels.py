@@ -1,0 +1,345 @@
+"""The kernels of `operators.hybrid`: test, learn and rank, record by record."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.candidates import (
+    ALSO_VIEWED,
+    POPULAR,
+    RECENT,
+    TASTE,
+    Everything,
+    Limits,
+    Scratch,
+    also_viewed_cause,
+    describe,
+    gather,
+    make_scratch,
+    taste_cause,
+)
+from operators.cooccurrence import learn_cooccurrence
+from operators.factor_kernels import SIZE, admit_items, learn_factors, splitmix64
+from operators.factor_kernels import Scratch as FactorScratch
+from operators.factor_kernels import make_scratch as make_factor_scratch
+from operators.fusion import FusionState, fuse, history_bucket, learn_choice, softmax_in_place
+from operators.history import group_end, push_event, read_keys
+from operators.kernel import kernel
+from operators.popularity import TOP_SIZE, learn_popularity, smoothing
+
+HIT_PLACES = 10
+# Rows of the running metrics: hits of each part alone (in the order of Part), then these.
+HIT, RECIPROCAL, WEIGHT, TESTS = 4, 5, 6, 7
+METRICS = 8
+TEST_SALT = np.uint64(0x7E57)
+
+
+class Testing(NamedTuple):
+    """Fusion, running metrics, and which events are tested.
+
+    Attributes
+    ----------
+    fusion
+        See `operators.fusion`.
+    metrics
+        float64[METRICS], forgetting sums.
+    below
+        An event is tested where its mixed key is below this.
+    keep
+        What a test's weight is multiplied by at the next test.
+    limits
+        How many candidates.
+    """
+
+    fusion: FusionState
+    metrics: NDArray[np.float64]
+    below: np.uint64
+    keep: float
+    limits: Limits
+
+
+class Events(NamedTuple):
+    """One batch, column by column; `groups` may be empty."""
+
+    slots: NDArray[np.int64]
+    items: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    ts_ms: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    groups: NDArray[np.int32]
+
+
+@kernel
+def place_of(scores: NDArray[np.float64], count: int, target: int) -> int:
+    """Rank (from 1) of the target's score; ties count against it, and a NaN comes last."""
+    own = scores[target]
+    place = 1
+    for k in range(count):
+        if k != target and not scores[k] < own:
+            place += 1
+    return place
+
+
+@kernel
+def note(testing: Testing, kept: int, target: int, scratch: Scratch) -> None:
+    """Add one test to the running metrics; a target of -1 was no candidate, a miss for all."""
+    metrics = testing.metrics
+    for row in range(TESTS):
+        metrics[row] *= testing.keep
+    metrics[WEIGHT] += 1.0
+    metrics[TESTS] += 1.0
+    if target < 0:
+        return
+    place = place_of(scratch.scores, kept, target)
+    metrics[HIT] += place <= HIT_PLACES
+    metrics[RECIPROCAL] += 1.0 / place
+    for part in range(scratch.features.shape[1]):
+        metrics[part] += place_of(scratch.features[:, part], kept, target) <= HIT_PLACES
+
+
+@kernel
+def test_event(
+    everything: Everything,
+    testing: Testing,
+    slot: int,
+    item: int,
+    context: NDArray[np.int32],
+    none: NDArray[np.int32],
+    scratch: Scratch,
+) -> None:
+    """Rank before learning, note how the event's item came out, and teach the fusion."""
+    parts = everything.parts
+    kept, back_off = gather(scratch, parts, context, none, none, testing.limits)
+    describe(scratch, parts, everything.rows, slot, context, kept, back_off)
+    target = -1
+    for k in range(kept):
+        if scratch.candidates[k] == item:
+            target = k
+    bucket = history_bucket(context)
+    fuse(testing.fusion, bucket, scratch.features, kept, scratch.scores)
+    note(testing, kept, target, scratch)
+    if target >= 0:
+        softmax_in_place(scratch.scores, kept)
+        learn_choice(testing.fusion, bucket, scratch.features, scratch.scores, kept, target)
+
+
+@kernel
+def learn_parts(
+    everything: Everything,
+    item_keys: NDArray[np.uint64],
+    events: Events,
+    i: int,
+    before_order: NDArray[np.int32],
+    before_line: NDArray[np.int32],
+    scratch: FactorScratch,
+) -> None:
+    """Learn one event. What goes together knows the order's own lines; taste is asked before it."""
+    parts = everything.parts
+    item, weight, ts_ms = events.items[i], events.weights[i], events.ts_ms[i]
+    if item >= parts.factors.sizes[SIZE]:
+        admit_items(parts.factors, item_keys[parts.factors.sizes[SIZE] : item + 1])
+    learn_popularity(parts.popularity, item, weight, ts_ms)
+    learn_cooccurrence(parts.cooccurrence, item, before_line, weight, ts_ms)
+    learn_factors(
+        parts.factors,
+        everything.rows.factors,
+        events.slots[i],
+        item,
+        weight,
+        before_order,
+        events.keys[i],
+        scratch,
+    )
+
+
+@kernel
+def learn_events(
+    everything: Everything,
+    testing: Testing,
+    item_keys: NDArray[np.uint64],
+    events: Events,
+    bought: bool,
+) -> None:
+    """Test and learn a batch, order by order: all lines of an order are tested, then learned."""
+    parts, history = everything.parts, everything.rows.history
+    length = history.recent.shape[1]
+    most = parts.factors.sizes[SIZE]
+    for item in events.items:
+        most = max(most, item + 1)
+    scratch = make_scratch(parts, most, length, testing.limits)
+    factor_scratch = make_factor_scratch(parts.factors)
+    before_order = np.empty(length, np.int32)
+    before_line = np.empty(length, np.int32)
+    none = np.empty(0, np.int32)
+    start = 0
+    while start < len(events.slots):
+        end = group_end(events.slots, events.groups, start)
+        slot = events.slots[start]
+        known = parts.factors.sizes[SIZE]
+        read_keys(history.recent, slot, everything.table, known, before_order)
+        for i in range(start, end):
+            drawn = splitmix64(parts.factors.seed ^ events.keys[i] ^ TEST_SALT)
+            if drawn < testing.below and events.items[i] >= 0 and events.weights[i] > 0.0:
+                item = events.items[i]
+                test_event(everything, testing, slot, item, before_order, none, scratch)
+        before_line[:] = before_order
+        for i in range(start, end):
+            item = events.items[i]
+            if item >= 0:
+                if i > start:
+                    known = parts.factors.sizes[SIZE]
+                    read_keys(history.recent, slot, everything.table, known, before_line)
+                learn_parts(
+                    everything, item_keys, events, i, before_order, before_line, factor_scratch
+                )
+                push_event(history, slot, item_keys[item], events.ts_ms[i], bought)
+        start = end
+
+
+class Lists(NamedTuple):
+    """Recommendation lists, best first: (customers, n) each, -1 padded (scores 0, parts 0).
+
+    Attributes
+    ----------
+    items
+        int32, indices of items.
+    scores
+        float32, estimated probability of each among the candidates.
+    causes
+        int32, the recent item that speaks most for each, -1 for none.
+    parts
+        uint8, the `Part` that speaks most for each.
+    """
+
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    causes: NDArray[np.int32]
+    parts: NDArray[np.uint8]
+
+
+@kernel
+def fill_popular(
+    everything: Everything,
+    barred: NDArray[np.int32],
+    bought: NDArray[np.int32],
+    lists: Lists,
+    row: int,
+) -> None:
+    """Write the cold-start list: the most popular items that are not barred."""
+    popularity = everything.parts.popularity
+    prior, total = smoothing(popularity)
+    count = 0
+    for place in range(popularity.sizes[TOP_SIZE]):
+        if count == lists.items.shape[1]:
+            break
+        item = popularity.top[place]
+        if not (np.any(barred == item) or np.any(bought == item)):
+            lists.items[row, count] = item
+            lists.scores[row, count] = (popularity.counts[item] + prior) / total
+            count += 1
+
+
+@kernel
+def leading_part(
+    features: NDArray[np.float64], weights: NDArray[np.float64], means: NDArray[np.float64]
+) -> int:
+    """Return the part that lifts a candidate most above the mean candidate."""
+    best, leader = -np.inf, POPULAR
+    for part in range(len(means)):
+        lift = weights[part] * (features[part] - means[part])
+        if lift > best:
+            best, leader = lift, part
+    return leader
+
+
+@kernel
+def explain(
+    everything: Everything, context: NDArray[np.int32], leader: int, lists: Lists, row: int, n: int
+) -> None:
+    """Write part and cause of one entry; without a cause, popularity has to stand for it."""
+    item = lists.items[row, n]
+    cause = -1
+    if leader == ALSO_VIEWED:
+        cause = also_viewed_cause(everything.parts.cooccurrence, context, item)
+    elif leader == TASTE:
+        cause = taste_cause(everything.parts.factors, context, item)
+    elif leader == RECENT:
+        cause = item if np.any(context == item) else -1
+    lists.causes[row, n] = cause
+    lists.parts[row, n] = leader if cause >= 0 or leader == TASTE else POPULAR
+
+
+@kernel
+def select_best(scores: NDArray[np.float64], count: int, best: NDArray[np.int64]) -> int:
+    """Write the places of the highest scores to `best`, highest first; return how many."""
+    filled = 0
+    for k in range(count):
+        if filled == len(best) and not scores[k] > scores[best[filled - 1]]:
+            continue
+        place = filled if filled < len(best) else filled - 1
+        filled = min(filled + 1, len(best))
+        while place > 0 and scores[best[place - 1]] < scores[k]:
+            best[place] = best[place - 1]
+            place -= 1
+        best[place] = k
+    return filled
+
+
+@kernel
+def fill_list(
+    everything: Everything,
+    testing: Testing,
+    context: NDArray[np.int32],
+    kept: int,
+    scratch: Scratch,
+    best: NDArray[np.int64],
+    lists: Lists,
+    row: int,
+) -> None:
+    """Write the best of one customer's described candidates."""
+    bucket = history_bucket(context)
+    fuse(testing.fusion, bucket, scratch.features, kept, scratch.scores)
+    softmax_in_place(scratch.scores, kept)
+    features = scratch.features
+    weights = testing.fusion.weights[0] + testing.fusion.weights[1 + bucket]
+    means = np.zeros(len(weights))
+    for k in range(kept):
+        for part in range(len(means)):
+            means[part] += features[k, part] / kept
+    filled = select_best(scratch.scores, kept, best)
+    for n in range(filled):
+        lists.items[row, n] = scratch.candidates[best[n]]
+        lists.scores[row, n] = scratch.scores[best[n]]
+        leader = leading_part(features[best[n]], weights, means)
+        explain(everything, context, leader, lists, row, n)
+
+
+@kernel
+def rank_lists(
+    everything: Everything,
+    testing: Testing,
+    slots: NDArray[np.int64],
+    excluded: NDArray[np.int32],
+    exclude_bought: bool,
+    lists: Lists,
+) -> None:
+    """Write one list per customer; reads everything and writes nothing but `lists`."""
+    parts, history = everything.parts, everything.rows.history
+    length = history.recent.shape[1]
+    bought = np.full(history.bought.shape[1], -1, np.int32)
+    known = parts.factors.sizes[SIZE]
+    scratch = make_scratch(parts, known, length, testing.limits)
+    context = np.empty(length, np.int32)
+    best = np.empty(lists.items.shape[1], np.int64)
+    for row in range(len(slots)):
+        slot = slots[row]
+        if exclude_bought:
+            read_keys(history.bought, slot, everything.table, known, bought)
+        count = read_keys(history.recent, slot, everything.table, known, context)
+        if count == 0:
+            fill_popular(everything, excluded[row], bought, lists, row)
+            continue
+        kept, back_off = gather(scratch, parts, context, excluded[row], bought, testing.limits)
+        describe(scratch, parts, everything.rows, slot, context, kept, back_off)
+        fill_list(everything, testing, context, kept, scratch, best, lists, row)
