@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from operators.cooccurrence import CooccurrenceState
 from operators.decay import unit_now
-from operators.factor_kernels import SIZE, FactorColumns, FactorState, customer_state, dot
+from operators.draws import SIZE
+from operators.factor_kernels import FactorColumns, FactorState, customer_state, dot
 from operators.history import HistoryColumns
 from operators.kernel import kernel
 from operators.popularity import TOP_SIZE, PopularityState, smoothing

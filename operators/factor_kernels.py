@@ -6,15 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.draws import SIZE, draw_chances, draw_negatives, remember_draw, splitmix64
 from operators.kernel import kernel
 
 Vector = NDArray[np.float32]
 
-SIZE, FILLED, CURSOR = 0, 1, 2
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-MIX_2 = np.uint64(0x94D049BB133111EB)
-ONE = np.uint64(1)
 INPUT_SALT = np.uint64(0x1F)
 OUTPUT_SALT = np.uint64(0x2F00000000)
 # Adagrad starts as if it had seen this squared gradient, so that first steps are not jumps.
@@ -79,15 +75,6 @@ class Scratch(NamedTuple):
 
 
 @kernel
-def splitmix64(counter: np.uint64) -> np.uint64:
-    """Mix a counter to a random word (Steele, Lea and Flood, 2014)."""
-    word = counter + GOLDEN
-    word = (word ^ (word >> np.uint64(30))) * MIX_1
-    word = (word ^ (word >> np.uint64(27))) * MIX_2
-    return word ^ (word >> np.uint64(31))
-
-
-@kernel
 def initial_vector(out: Vector, seed: np.uint64) -> None:
     """Fill `out` with uniform numbers of standard deviation INITIAL_SCALE."""
     for f in range(len(out)):
@@ -133,17 +120,16 @@ def recency_total(recency: Vector, known: int, context: NDArray[np.int32]) -> fl
 
 
 @kernel
-def customer_state(
-    state: FactorState,
-    columns: FactorColumns,
+def blend(
+    vectors: NDArray[np.float32],
     slot: int,
+    inputs: NDArray[np.float32],
+    recency: Vector,
+    known: int,
     context: NDArray[np.int32],
     out: Vector,
 ) -> None:
     """Write z, the customer's own vector plus the weighted mean of the context's, to `out`."""
-    # Arrays are named outside the loops: taking one out of a tuple costs reference counts.
-    inputs, recency, known = state.inputs, state.recency, state.sizes[SIZE]
-    vectors = columns.vectors
     for f in range(len(out)):
         out[f] = vectors[slot, f]
     total = recency_total(recency, known, context)
@@ -156,58 +142,40 @@ def customer_state(
 
 
 @kernel
-def draw_chances(state: FactorState) -> tuple[float, float]:
-    """Parts of the chance that a draw hits item i: ``uniform + popular * drawn_counts[i]``."""
-    uniform = 1.0 / state.sizes[SIZE]
-    if state.sizes[FILLED] == 0:
-        return uniform, 0.0
-    return 0.5 * uniform, 0.5 / state.sizes[FILLED]
+def customer_state(
+    state: FactorState,
+    columns: FactorColumns,
+    slot: int,
+    context: NDArray[np.int32],
+    out: Vector,
+) -> None:
+    """Write one customer's z to `out`."""
+    known = state.sizes[SIZE]
+    blend(columns.vectors, slot, state.inputs, state.recency, known, context, out)
 
 
 @kernel
-def draw_negatives(
-    state: FactorState, positive: int, event_key: np.uint64, out: NDArray[np.int32]
-) -> int:
-    """Write the positive and then the event's negatives to `out`; return how many in all.
-
-    A draw of the positive itself is left out.
-    """
-    drawn_from = state.drawn_from
-    known, filled = np.uint64(state.sizes[SIZE]), np.uint64(state.sizes[FILLED])
-    out[0] = positive
-    count = 1
-    # Mixed once more, or events with neighbouring keys would share all draws but one.
-    base = splitmix64(state.seed ^ event_key)
-    for k in range(state.negatives):
-        word = splitmix64(base + np.uint64(k))
-        if word & ONE and filled > 0:
-            item = np.int64(drawn_from[(word >> ONE) % filled])
-        else:
-            item = np.int64((word >> ONE) % known)
-        if item != positive:
-            out[count] = item
-            count += 1
-    return count
-
-
-@kernel
-def softmax_residuals(state: FactorState, scratch: Scratch, count: int, bias: float) -> float:
-    """Write the derivatives of the loss by each score to ``scratch.residuals``.
+def softmax_residuals(
+    outputs: NDArray[np.float32],
+    biases: Vector,
+    z: Vector,
+    items: NDArray[np.int32],
+    count: int,
+    bias: float,
+    residuals: NDArray[np.float64],
+) -> float:
+    """Turn the items' chances in `residuals` into the derivatives of the loss by each score.
 
     Returns
     -------
     The derivative of the noise-contrastive loss by `bias`, the customer's log-normaliser.
     """
-    outputs, biases, drawn_counts = state.outputs, state.biases, state.drawn_counts
-    items, residuals, z = scratch.items, scratch.residuals, scratch.state
-    uniform, popular = draw_chances(state)
     drawn = math.log(count - 1)
     largest = -np.inf
     slope = 0.0
     for k in range(count):
         item = items[k]
-        chance = uniform + popular * drawn_counts[item]
-        corrected = dot(z, outputs[item]) + biases[item] - math.log(chance)
+        corrected = dot(z, outputs[item]) + biases[item] - math.log(residuals[k])
         residuals[k] = corrected
         largest = max(largest, corrected)
         slope += 1.0 / (1.0 + math.exp(drawn - corrected - bias))
@@ -215,8 +183,9 @@ def softmax_residuals(state: FactorState, scratch: Scratch, count: int, bias: fl
     for k in range(count):
         residuals[k] = math.exp(residuals[k] - largest)
         total += residuals[k]
+    scale = 1.0 / total
     for k in range(count):
-        residuals[k] /= total
+        residuals[k] *= scale
     residuals[0] -= 1.0
     return slope - 1.0
 
@@ -228,10 +197,14 @@ def adagrad_rate(rate: float, squares: float) -> float:
 
 
 @kernel
-def update_outputs(state: FactorState, scratch: Scratch, count: int, weight: float) -> None:
-    """Step the output vectors and biases; gather the gradient by z in ``scratch.gradient``."""
-    outputs, output_squares = state.outputs, state.output_squares
-    biases, bias_squares = state.biases, state.bias_squares
+def update_outputs(
+    outputs: NDArray[np.float32],
+    squares: Vector,
+    scratch: Scratch,
+    count: int,
+    rate: float,
+) -> None:
+    """Step the output vectors; gather the gradient by z in ``scratch.gradient``."""
     items, residuals, z, gradient = (
         scratch.items,
         scratch.residuals,
@@ -241,66 +214,82 @@ def update_outputs(state: FactorState, scratch: Scratch, count: int, weight: flo
     scale = dot(z, z) / len(z)
     gradient[:] = 0.0
     for k in range(count):
-        item = items[k]
-        residual = residuals[k] * weight
-        output_squares[item] += residual * residual * scale
-        bias_squares[item] += residual * residual
-        step = np.float32(adagrad_rate(state.learning_rate, output_squares[item]) * residual)
+        item, residual = items[k], residuals[k]
+        squares[item] += residual * residual * scale
+        step = np.float32(adagrad_rate(rate, squares[item]) * residual)
         share = np.float32(residual)
         for f in range(len(z)):
             gradient[f] += share * outputs[item, f]
             outputs[item, f] -= step * z[f]
-        biases[item] -= adagrad_rate(state.learning_rate, bias_squares[item]) * residual
 
 
 @kernel
-def update_inputs(state: FactorState, scratch: Scratch, context: NDArray[np.int32]) -> None:
+def update_biases(
+    biases: Vector,
+    squares: Vector,
+    items: NDArray[np.int32],
+    residuals: NDArray[np.float64],
+    count: int,
+    rate: float,
+) -> None:
+    """Step the items' biases."""
+    for k in range(count):
+        item, residual = items[k], residuals[k]
+        squares[item] += residual * residual
+        biases[item] -= adagrad_rate(rate, squares[item]) * residual
+
+
+@kernel
+def update_inputs(
+    inputs: NDArray[np.float32],
+    squares: Vector,
+    recency: Vector,
+    known: int,
+    context: NDArray[np.int32],
+    gradient: Vector,
+    rate: float,
+) -> None:
     """Step the input vectors of the context's items down the gradient by z."""
-    inputs, input_squares, recency = state.inputs, state.input_squares, state.recency
-    gradient, known = scratch.gradient, state.sizes[SIZE]
     total = recency_total(recency, known, context)
     square = dot(gradient, gradient) / len(gradient)
     for position in range(min(len(context), len(recency))):
         item = context[position]
         if 0 <= item < known:
             share = recency[position] / total
-            input_squares[item] += share * share * square
-            step = np.float32(adagrad_rate(state.learning_rate, input_squares[item]) * share)
+            squares[item] += share * share * square
+            step = np.float32(adagrad_rate(rate, squares[item]) * share)
             for f in range(len(gradient)):
                 inputs[item, f] -= step * gradient[f]
 
 
 @kernel
 def update_customer(
-    state: FactorState, columns: FactorColumns, slot: int, scratch: Scratch, slope: float
+    vectors: NDArray[np.float32],
+    squares: Vector,
+    slot: int,
+    gradient: Vector,
+    rate: float,
+    regularization: float,
 ) -> None:
-    """Step the customer's vector and bias, and the offset that all customers share."""
-    vectors, gradient = columns.vectors, scratch.gradient
-    pull = np.float32(state.regularization)
+    """Step the customer's vector down the gradient by z and towards zero."""
+    pull = np.float32(regularization)
     for f in range(len(gradient)):
         gradient[f] += pull * vectors[slot, f]
-    columns.vector_squares[slot] += dot(gradient, gradient) / len(gradient)
-    step = np.float32(adagrad_rate(state.learning_rate, columns.vector_squares[slot]))
+    squares[slot] += dot(gradient, gradient) / len(gradient)
+    step = np.float32(adagrad_rate(rate, squares[slot]))
     for f in range(len(gradient)):
         vectors[slot, f] -= step * gradient[f]
-    state.normalizer[1] += slope * slope
-    state.normalizer[0] -= adagrad_rate(state.learning_rate, state.normalizer[1]) * slope
-    slope += state.regularization * columns.biases[slot]
-    columns.bias_squares[slot] += slope * slope
-    columns.biases[slot] -= adagrad_rate(state.learning_rate, columns.bias_squares[slot]) * slope
 
 
 @kernel
-def remember_draw(state: FactorState, item: int) -> None:
-    """Put an event's item into the ring that popular negatives are drawn from."""
-    place = state.sizes[CURSOR]
-    if state.sizes[FILLED] == len(state.drawn_from):
-        state.drawn_counts[state.drawn_from[place]] -= 1
-    else:
-        state.sizes[FILLED] += 1
-    state.drawn_from[place] = item
-    state.drawn_counts[item] += 1
-    state.sizes[CURSOR] = (place + 1) % len(state.drawn_from)
+def update_normalizer(state: FactorState, columns: FactorColumns, slot: int, slope: float) -> None:
+    """Step the offset that all customers share, and the customer's own."""
+    offset, rate = state.normalizer, state.learning_rate
+    offset[1] += slope * slope
+    offset[0] -= adagrad_rate(rate, offset[1]) * slope
+    slope += state.regularization * columns.biases[slot]
+    columns.bias_squares[slot] += slope * slope
+    columns.biases[slot] -= adagrad_rate(rate, columns.bias_squares[slot]) * slope
 
 
 @kernel
@@ -327,17 +316,34 @@ def learn_factors(
     scratch: Scratch,
 ) -> None:
     """Take the step of one event."""
-    if item < 0 or item >= state.sizes[SIZE] or weight <= 0.0:
+    # Arrays are passed one by one: passing a tuple on costs a reference count per array.
+    sizes, known, rate = state.sizes, state.sizes[SIZE], state.learning_rate
+    if item < 0 or item >= known or weight <= 0.0:
         return
-    count = draw_negatives(state, item, event_key, scratch.items)
+    items, residuals, z, gradient = (
+        scratch.items,
+        scratch.residuals,
+        scratch.state,
+        scratch.gradient,
+    )
+    outputs, inputs, recency, vectors = state.outputs, state.inputs, state.recency, columns.vectors
+    items[0] = item
+    # Mixed once more, or events with neighbouring keys would share all draws but one.
+    base = splitmix64(state.seed ^ event_key)
+    count = draw_negatives(state.drawn_from, sizes, base, state.negatives, items)
     if count > 1:
-        customer_state(state, columns, slot, context, scratch.state)
+        blend(vectors, slot, inputs, recency, known, context, z)
         bias = state.normalizer[0] + columns.biases[slot]
-        slope = softmax_residuals(state, scratch, count, bias)
-        update_outputs(state, scratch, count, weight)
-        update_inputs(state, scratch, context)
-        update_customer(state, columns, slot, scratch, slope * weight)
-    remember_draw(state, item)
+        draw_chances(state.drawn_counts, sizes, items, count, residuals)
+        slope = softmax_residuals(outputs, state.biases, z, items, count, bias, residuals)
+        for k in range(count):
+            residuals[k] *= weight
+        update_outputs(outputs, state.output_squares, scratch, count, rate)
+        update_biases(state.biases, state.bias_squares, items, residuals, count, rate)
+        update_inputs(inputs, state.input_squares, recency, known, context, gradient, rate)
+        update_customer(vectors, columns.vector_squares, slot, gradient, rate, state.regularization)
+        update_normalizer(state, columns, slot, slope * weight)
+    remember_draw(state.drawn_from, state.drawn_counts, sizes, item)
 
 
 @kernel

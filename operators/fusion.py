@@ -170,7 +170,8 @@ class ListwiseFusion:
     @property
     def weights(self) -> NDArray[np.float64]:
         """float64[BUCKETS, features]: the weights in use by bucket (a copy)."""
-        return self.state.weights[0] + self.state.weights[1:]
+        weights: NDArray[np.float64] = self.state.weights[0] + self.state.weights[1:]
+        return weights
 
     def learn_many(
         self,
@@ -204,8 +205,9 @@ class ListwiseFusion:
     ) -> NDArray[np.float64]:
         """Scores float64[n, candidates] of candidates with features [n, candidates, features]."""
         self._require(features, buckets)
-        scores: NDArray[np.float64] = np.matmul(features, self.weights[buckets][:, :, np.newaxis])
-        return scores[:, :, 0]
+        weights = self.weights[buckets][:, :, np.newaxis]
+        scores: NDArray[np.float64] = np.matmul(features, weights)[:, :, 0]
+        return scores
 
     def _require(self, features: NDArray[np.float64], buckets: NDArray[np.int64]) -> None:
         require_lengths("ListwiseFusion", len(features), buckets=buckets)

@@ -69,7 +69,7 @@ class Options(NamedTuple):
     cooccurrence_half_life_days: float = 365.0
     also_candidates: int = 128
     popular_candidates: int = 48
-    test_share: float = 1 / 32
+    test_share: float = 1 / 64
     quality_tests: int = 2000
 
 

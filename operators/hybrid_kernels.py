@@ -20,8 +20,8 @@ from operators.candidates import (
     taste_cause,
 )
 from operators.cooccurrence import learn_cooccurrence
-from operators.factor_kernels import SIZE, admit_items, learn_factors, splitmix64
-from operators.factor_kernels import Scratch as FactorScratch
+from operators.draws import SIZE, splitmix64
+from operators.factor_kernels import admit_items, learn_factors
 from operators.factor_kernels import make_scratch as make_factor_scratch
 from operators.fusion import FusionState, fuse, history_bucket, learn_choice, softmax_in_place
 from operators.history import group_end, push_event, read_keys
@@ -105,11 +105,11 @@ def test_event(
     slot: int,
     item: int,
     context: NDArray[np.int32],
-    none: NDArray[np.int32],
     scratch: Scratch,
 ) -> None:
     """Rank before learning, note how the event's item came out, and teach the fusion."""
     parts = everything.parts
+    none = np.empty(0, np.int32)
     kept, back_off = gather(scratch, parts, context, none, none, testing.limits)
     describe(scratch, parts, everything.rows, slot, context, kept, back_off)
     target = -1
@@ -125,32 +125,21 @@ def test_event(
 
 
 @kernel
-def learn_parts(
-    everything: Everything,
-    item_keys: NDArray[np.uint64],
-    events: Events,
-    i: int,
-    before_order: NDArray[np.int32],
-    before_line: NDArray[np.int32],
-    scratch: FactorScratch,
-) -> None:
-    """Learn one event. What goes together knows the order's own lines; taste is asked before it."""
-    parts = everything.parts
-    item, weight, ts_ms = events.items[i], events.weights[i], events.ts_ms[i]
-    if item >= parts.factors.sizes[SIZE]:
-        admit_items(parts.factors, item_keys[parts.factors.sizes[SIZE] : item + 1])
-    learn_popularity(parts.popularity, item, weight, ts_ms)
-    learn_cooccurrence(parts.cooccurrence, item, before_line, weight, ts_ms)
-    learn_factors(
-        parts.factors,
-        everything.rows.factors,
-        events.slots[i],
-        item,
-        weight,
-        before_order,
-        events.keys[i],
-        scratch,
-    )
+def draw_tests(testing: Testing, seed: np.uint64, events: Events) -> NDArray[np.bool_]:
+    """Which events are tested: a share of those that teach anything, by their keys."""
+    tested = np.empty(len(events.keys), np.bool_)
+    for i in range(len(tested)):
+        teaches = events.items[i] >= 0 and events.weights[i] > 0.0
+        tested[i] = teaches and splitmix64(seed ^ events.keys[i] ^ TEST_SALT) < testing.below
+    return tested
+
+
+@kernel
+def items_after(known: int, items: NDArray[np.int32]) -> int:
+    """How many items there will be when `items` have been learned."""
+    for item in items:
+        known = max(known, item + 1)
+    return known
 
 
 @kernel
@@ -161,39 +150,51 @@ def learn_events(
     events: Events,
     bought: bool,
 ) -> None:
-    """Test and learn a batch, order by order: all lines of an order are tested, then learned."""
-    parts, history = everything.parts, everything.rows.history
-    length = history.recent.shape[1]
-    most = parts.factors.sizes[SIZE]
-    for item in events.items:
-        most = max(most, item + 1)
-    scratch = make_scratch(parts, most, length, testing.limits)
-    factor_scratch = make_factor_scratch(parts.factors)
-    before_order = np.empty(length, np.int32)
-    before_line = np.empty(length, np.int32)
-    none = np.empty(0, np.int32)
+    """Test and learn a batch, order by order: all lines of an order are tested, then learned.
+
+    What goes together is learned from the order's own lines too; taste from before the order,
+    which is what it will be asked for.
+    """
+    # Taken out of their tuples once: passing a tuple on costs a reference count per array.
+    popularity, pairs = everything.parts.popularity, everything.parts.cooccurrence
+    factors, rows, history = (
+        everything.parts.factors,
+        everything.rows.factors,
+        everything.rows.history,
+    )
+    table, recent, sizes = everything.table, everything.rows.history.recent, factors.sizes
+    slots, items, weights, groups = events.slots, events.items, events.weights, events.groups
+    ts_ms, keys = events.ts_ms, events.keys
+    length = recent.shape[1]
+    scratch = make_scratch(
+        everything.parts, items_after(sizes[SIZE], items), length, testing.limits
+    )
+    factor_scratch = make_factor_scratch(factors)
+    tested = draw_tests(testing, factors.seed, events)
+    before_order, before_line = np.empty(length, np.int32), np.empty(length, np.int32)
     start = 0
-    while start < len(events.slots):
-        end = group_end(events.slots, events.groups, start)
-        slot = events.slots[start]
-        known = parts.factors.sizes[SIZE]
-        read_keys(history.recent, slot, everything.table, known, before_order)
+    while start < len(slots):
+        end = group_end(slots, groups, start)
+        slot = slots[start]
+        read_keys(recent, slot, table, sizes[SIZE], before_order)
         for i in range(start, end):
-            drawn = splitmix64(parts.factors.seed ^ events.keys[i] ^ TEST_SALT)
-            if drawn < testing.below and events.items[i] >= 0 and events.weights[i] > 0.0:
-                item = events.items[i]
-                test_event(everything, testing, slot, item, before_order, none, scratch)
+            if tested[i]:
+                test_event(everything, testing, slot, items[i], before_order, scratch)
         before_line[:] = before_order
         for i in range(start, end):
-            item = events.items[i]
-            if item >= 0:
-                if i > start:
-                    known = parts.factors.sizes[SIZE]
-                    read_keys(history.recent, slot, everything.table, known, before_line)
-                learn_parts(
-                    everything, item_keys, events, i, before_order, before_line, factor_scratch
-                )
-                push_event(history, slot, item_keys[item], events.ts_ms[i], bought)
+            item = items[i]
+            if item < 0:
+                continue
+            if i > start:
+                read_keys(recent, slot, table, sizes[SIZE], before_line)
+            if item >= sizes[SIZE]:
+                admit_items(factors, item_keys[sizes[SIZE] : item + 1])
+            learn_popularity(popularity, item, weights[i], ts_ms[i])
+            learn_cooccurrence(pairs, item, before_line, weights[i], ts_ms[i])
+            learn_factors(
+                factors, rows, slot, item, weights[i], before_order, keys[i], factor_scratch
+            )
+            push_event(history, slot, item_keys[item], ts_ms[i], bought)
         start = end
 
 

@@ -1,16 +1,37 @@
 """The one way to compile a kernel.
 
 A kernel is a function over numpy arrays that runs record by record at machine speed. It is
-compiled at its first call and cached beside its module; it releases the interpreter lock.
+compiled at its first call and cached on disk; it releases the interpreter lock.
+
+numba decides by a kernel's own file whether a cached one is still good, and would go on using it
+after a kernel that it calls was changed in another file. So the cache lies in a directory named
+after all sources of this package.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 import numba
+from numba.core import config
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def _cache_directory() -> str:
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.glob("*.py")):
+        digest.update(path.read_bytes())
+    return str(package / "__pycache__" / f"kernels-{digest.hexdigest()[:16]}")
+
+
+# numba fills its configuration from the environment when it is imported.
+if not config.CACHE_DIR:  # type: ignore[attr-defined] # see above
+    # Where this directory cannot be written, numba falls back to one that can.
+    config.CACHE_DIR = _cache_directory()  # type: ignore[attr-defined] # see above
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

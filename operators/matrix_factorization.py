@@ -51,7 +51,8 @@ class MatrixFactorization:
     customer's b_u, noise-contrastive estimation with the same draws fits ``s_i + b_0 + b_u`` to
     log p(i | customer), which makes scores of different customers comparable.
 
-    Draws are counter based: the k-th word for an event is ``splitmix64(splitmix64(seed ^ event_key) + k)``.
+    Draws are counter based: the k-th word for an event is
+    ``splitmix64(splitmix64(seed ^ event_key) + k)``.
     Item vectors start from (seed, item key), customers' at zero: a row of zeros is a new customer,
     who is moved by their first events through x alone.
 

@@ -48,6 +48,7 @@ def compile_kernels(settings: Settings) -> float:
     Seconds that it took.
     """
     started = time.perf_counter()
+    log.info("preparing kernels; the first start on a machine compiles them, about a minute")
     models = Models(settings)
     with tempfile.TemporaryDirectory() as directory:
         partition = _partition(Path(directory), models, settings)

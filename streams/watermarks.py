@@ -78,6 +78,9 @@ def runs_between_boundaries(ts_ms: NDArray[np.int64], interval_ms: int) -> list[
     -------
     The row numbers of each run, int64, in order, together 0 … n - 1.
     """
+    everything = np.arange(len(ts_ms))
+    if ts_ms.max() // interval_ms == ts_ms[0] // interval_ms:
+        return [everything]
     days = np.maximum.accumulate(ts_ms) // interval_ms
     cuts = np.flatnonzero(np.diff(days)) + 1
-    return np.split(np.arange(len(ts_ms)), cuts)
+    return np.split(everything, cuts)

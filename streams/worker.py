@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import faust
+import uvloop
 from aiokafka import AIOKafkaProducer
 
 from state.arrays import ArrayStore
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.001
 """How long a thread may keep the interpreter lock while the other waits: Python's 5 ms would
 stand in the latency of every event, twice."""
+LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 BATCH_BYTES = 512 << 10
 REQUEST_BYTES = 8 << 20
 
@@ -111,9 +113,13 @@ class Worker:
         Exception
             What ended the worker, where it could not go on.
         """
+        # Until Faust sets its own log up; the level is the same.
+        logging.basicConfig(level=self._settings.log_level.upper(), format=LOG_FORMAT)
         probe_port(self._settings)
         with locked_directory(self._settings):
             sys.setswitchinterval(SWITCH_SECONDS)
+            # By policy, since the consumer's thread makes a loop of its own.
+            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
             engine = loop.run_until_complete(self._prepare())
@@ -127,6 +133,7 @@ class Worker:
                 quiet=True,
                 redirect_stdouts=False,
             )
+            worker.spinner = None
             try:
                 worker.execute_from_commandline()
             except SystemExit:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
@@ -56,6 +57,7 @@ class Recommendations(Outcome):
         self._length = length
         self._exclude_bought = exclude_bought
         self._learned = np.zeros(1, np.int64)
+        self._ids_as_json: list[str] = []
 
     @property
     def learned(self) -> int:
@@ -77,6 +79,7 @@ class Recommendations(Outcome):
         own = {"learned": self._learned}
         self._hybrid.load_arrays({k: array for k, array in saved.items() if k not in own})
         load_into(own, {k: array for k, array in saved.items() if k in own})
+        self._ids_as_json.clear()
 
     def on_clicks(self, batch: Batch[ClickColumns]) -> list[OutputRecord]:
         """Learn from what was looked at."""
@@ -176,7 +179,7 @@ class Recommendations(Outcome):
     @staticmethod
     def _record(
         customer_id: str,
-        items: list[dict[str, Any]],
+        items: orjson.Fragment,
         mark: NDArray[np.void],
         partition: int,
         ts_ms: int,
@@ -201,28 +204,47 @@ class Recommendations(Outcome):
         }
         return OutputRecord("recommendations", customer_id, record, int(mark["trigger_ms"]))
 
-    def items_of(self, ranked: Lists) -> list[list[dict[str, Any]]]:
-        """Write ranked items as the contract has them: id, rank, score and reasons."""
-        ids, reason = self._hybrid.vocabulary.ids, self._reason
-        return [
-            [
-                {
-                    "item_id": ids[item],
-                    "rank": rank,
-                    "score": score,
-                    "reasons": [reason(part, cause)],
-                }
-                for rank, (item, score, part, cause) in enumerate(zip(*row, strict=True), start=1)
-                if item >= 0
-            ]
-            for row in zip(
-                ranked.items.tolist(),
-                np.round(ranked.scores.astype(np.float64), 4).tolist(),
-                ranked.parts.tolist(),
-                ranked.causes.tolist(),
-                strict=True,
-            )
-        ]
+    def items_of(self, ranked: Lists) -> list[orjson.Fragment]:
+        """Write ranked items as the contract has them: id, rank, score and reasons.
+
+        Returns
+        -------
+        One JSON array a list, written by hand: it is most of what a record holds, and building
+        it from dictionaries costs as much as ranking.
+        """
+        reasons: dict[tuple[int, int], str] = {}
+        scores = np.round(ranked.scores.astype(np.float64), 4).tolist()
+        written = []
+        for row in zip(
+            ranked.items.tolist(),
+            scores,
+            ranked.parts.tolist(),
+            ranked.causes.tolist(),
+            strict=True,
+        ):
+            items = []
+            for rank, (item, score, part, cause) in enumerate(zip(*row, strict=True), start=1):
+                if item < 0:
+                    break
+                why = reasons.get((part, cause))
+                if why is None:
+                    why = reasons[part, cause] = self._as_json(self._reason(part, cause))
+                items.append(
+                    f'{{"item_id":{self._id_as_json(item)},"rank":{rank},"score":{score},'
+                    f'"reasons":[{why}]}}'
+                )
+            written.append(orjson.Fragment(f"[{','.join(items)}]"))
+        return written
+
+    def _id_as_json(self, item: int) -> str:
+        ids, known = self._hybrid.vocabulary.ids, self._ids_as_json
+        if item >= len(known):
+            known.extend(self._as_json(item_id) for item_id in ids[len(known) :])
+        return known[item]
+
+    @staticmethod
+    def _as_json(text: str) -> str:
+        return orjson.dumps(text).decode()
 
     def _reason(self, part: int, cause: int) -> str:
         if part == Part.RECENT:

@@ -25,8 +25,8 @@ RECENCY, ORDERS, SPEND, PROMOTIONS, CLICKS, AGE = (
 class Segments(Outcome):
     """Assigns customers to the centroids of one worker-wide streaming k-means.
 
-    Customers touched by an event are assigned at once; everybody else at the next sweep, which
-    also moves the centroids.
+    A customer is assigned when first seen, at every order, and at every sweep, which also moves
+    the centroids. A click alone says too little to move anybody.
     """
 
     name = "segments"
@@ -36,55 +36,47 @@ class Segments(Outcome):
         self._kmeans = kmeans
 
     def on_clicks(self, batch: Batch[Any]) -> list[OutputRecord]:
-        """Re-assign the customers of these clicks."""
-        return self._touch(batch)
+        """Assign those of these customers who are in no segment yet."""
+        new = np.flatnonzero(batch.rows["segments"]["label"][batch.slots] == 0)
+        return self._touch(batch, new) if len(new) else NOTHING
 
     def on_purchases(self, batch: Batch[Any]) -> list[OutputRecord]:
         """Re-assign the customers of these orders."""
-        return self._touch(batch)
+        return self._touch(batch, np.arange(len(batch.slots)))
 
-    def _touch(self, batch: Batch[Any]) -> list[OutputRecord]:
+    def _touch(self, batch: Batch[Any], positions: NDArray[np.int64]) -> list[OutputRecord]:
         # The last event of each customer stands for all of theirs in this batch.
-        slots, last = np.unique(batch.slots[::-1], return_index=True)
-        positions = len(batch.slots) - 1 - last
+        slots, last = np.unique(batch.slots[positions][::-1], return_index=True)
+        positions = positions[len(positions) - 1 - last]
         as_of_ms = int(batch.columns.ts_ms.max())
         features = features_many(batch.rows, slots, as_of_ms)
         changed, previous, distances = self._assign(batch.rows, slots, features)
         self._kmeans.learn_many(features)
-        if not len(changed):
-            return NOTHING
-        columns, names = batch.columns, self.names()
-        return [
-            self._record(
-                names,
-                customer_id=columns.customers[positions[i]],
-                ts_ms=int(columns.ts_ms[positions[i]]),
-                label=int(batch.rows["segments"]["label"][slots[i]]) - 1,
-                previous=int(was) - 1,
-                distance=float(distances[i]),
-                features=features[i],
-                caused_ms=int(columns.timestamps_ms[positions[i]]),
-            )
-            for i, was in zip(changed.tolist(), previous.tolist(), strict=True)
-        ]
+        columns = batch.columns
+        return self._records(
+            [columns.customers[positions[i]] for i in changed.tolist()],
+            columns.ts_ms[positions[changed]].tolist(),
+            batch.rows["segments"]["label"][slots[changed]],
+            previous,
+            distances[changed],
+            features[changed],
+            columns.timestamps_ms[positions[changed]].tolist(),
+        )
 
     def on_sweep(self, sweep: Sweep) -> list[OutputRecord]:
         """Move the centroids by the partition's current profiles, then re-assign everybody."""
         self._kmeans.sweep_many(sweep.features, sweep.partition)
         changed, previous, distances = self._assign(sweep.rows, sweep.slots, sweep.features)
-        names = self.names() if len(changed) else []
-        return [
-            self._record(
-                names,
-                customer_id=sweep.customers[i],
-                ts_ms=sweep.as_of_ms,
-                label=int(sweep.rows["segments"]["label"][sweep.slots[i]]) - 1,
-                previous=int(was) - 1,
-                distance=float(distances[i]),
-                features=sweep.features[i],
-            )
-            for i, was in zip(changed.tolist(), previous.tolist(), strict=True)
-        ]
+        count = len(changed)
+        return self._records(
+            [sweep.customers[i] for i in changed.tolist()],
+            [sweep.as_of_ms] * count,
+            sweep.rows["segments"]["label"][sweep.slots[changed]],
+            previous,
+            distances[changed],
+            sweep.features[changed],
+            [0] * count,
+        )
 
     def _assign(
         self,
@@ -101,29 +93,46 @@ class Segments(Outcome):
         changed = np.flatnonzero(labels + 1 != before)
         return changed, before[changed], distances
 
-    @staticmethod
-    def _record(
-        names: list[str],
-        *,
-        customer_id: str,
-        ts_ms: int,
-        label: int,
-        previous: int,
-        distance: float,
+    def _records(
+        self,
+        customers: list[str],
+        ts_ms: list[int],
+        labels: NDArray[np.int16],
+        previous: NDArray[np.int16],
+        distances: NDArray[np.float32],
         features: NDArray[np.float32],
-        caused_ms: int = 0,
-    ) -> OutputRecord:
-        record = {
-            "customer_id": customer_id,
-            "ts": ts_ms,
-            "segment": names[label],
-            "previous": names[previous] if previous >= 0 else None,
-            "distance": round(distance, 4),
-            "features": {
-                name: round(float(value), 4) for name, value in zip(FEATURES, features, strict=True)
-            },
-        }
-        return OutputRecord("segments", customer_id, record, caused_ms)
+        caused_ms: list[int],
+    ) -> list[OutputRecord]:
+        """Write who moved: one entry of each argument per customer."""
+        if not customers:
+            return NOTHING
+        names = [None, *self.names()]
+        rows = zip(
+            customers,
+            ts_ms,
+            labels.tolist(),
+            previous.tolist(),
+            np.round(distances.astype(np.float64), 4).tolist(),
+            np.round(features.astype(np.float64), 4).tolist(),
+            caused_ms,
+            strict=True,
+        )
+        return [
+            OutputRecord(
+                "segments",
+                customer_id,
+                {
+                    "customer_id": customer_id,
+                    "ts": ts,
+                    "segment": names[label],
+                    "previous": names[was],
+                    "distance": distance,
+                    "features": dict(zip(FEATURES, values, strict=True)),
+                },
+                caused,
+            )
+            for customer_id, ts, label, was, distance, values, caused in rows
+        ]
 
     def names(self) -> list[str]:
         """Name each segment after what sets its centroid apart.

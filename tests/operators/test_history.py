@@ -36,7 +36,7 @@ def learn(
 ) -> list[list[int]]:
     table = np.array(events, np.int64).reshape(-1, 3)
     groups = table[:, 2].astype(np.int32) if grouped else np.empty(0, np.int32)
-    return history.contexts_many(
+    contexts: list[list[int]] = history.contexts_many(
         rows,
         np.ascontiguousarray(table[:, 0]),
         table[:, 1].astype(np.int32),
@@ -45,6 +45,7 @@ def learn(
         bought,
         vocabulary,
     ).tolist()
+    return contexts
 
 
 def oracle(events: list[tuple[int, int, int]], *, grouped: bool) -> list[list[int]]:
