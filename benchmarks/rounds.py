@@ -19,7 +19,7 @@ from benchmarks.tally import Tally, check_events, check_lists, check_profile
 from streams.admin import create_topics, wait_for_broker
 from streams.settings import Settings
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
 STALL_SECONDS = 60.0
 STARTUP_SECONDS = 300.0
 SAMPLED_CUSTOMERS = 200

@@ -25,7 +25,7 @@ from operators.factor_kernels import admit_items, learn_factors
 from operators.factor_kernels import make_scratch as make_factor_scratch
 from operators.fusion import FusionState, fuse, history_bucket, learn_choice, softmax_in_place
 from operators.history import group_end, push_event, read_keys
-from operators.kernel import kernel
+from operators.kernel import kernel, long_kernel
 from operators.popularity import TOP_SIZE, learn_popularity, smoothing
 
 HIT_PLACES = 10
@@ -142,7 +142,7 @@ def items_after(known: int, items: NDArray[np.int32]) -> int:
     return known
 
 
-@kernel
+@long_kernel
 def learn_events(
     everything: Everything,
     testing: Testing,
@@ -316,7 +316,7 @@ def fill_list(
         explain(everything, context, leader, lists, row, n)
 
 
-@kernel
+@long_kernel
 def rank_lists(
     everything: Everything,
     testing: Testing,

@@ -1,7 +1,8 @@
 """The one way to compile a kernel.
 
 A kernel is a function over numpy arrays that runs record by record at machine speed. It is
-compiled at its first call and cached on disk; it releases the interpreter lock.
+compiled at its first call and cached on disk. Only a long-running kernel should release the
+interpreter lock: taking it back may mean to wait until another thread's turn is over.
 
 numba decides by a kernel's own file whether a cached one is still good, and would go on using it
 after a kernel that it calls was changed in another file. So the cache lies in a directory named
@@ -35,7 +36,7 @@ if not config.CACHE_DIR:  # type: ignore[attr-defined] # see above
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile `function` with numba: cached, without the interpreter lock, strict IEEE floats.
+    """Compile `function` with numba: cached, strict IEEE floats, holding the interpreter lock.
 
     Use it as a decorator on a function of a module; the cache is found by the module's file::
 
@@ -46,4 +47,9 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
                 result += value
             return result
     """
+    return cast(Callable[P, R], numba.njit(cache=True)(function))
+
+
+def long_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile like `kernel`, for work of milliseconds: other threads run meanwhile."""
     return cast(Callable[P, R], numba.njit(cache=True, nogil=True)(function))

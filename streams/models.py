@@ -59,6 +59,7 @@ class Models:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._copies: dict[str, NDArray[Any]] = {}
         self.names = Vocabulary(MAX_NAMES)
         self.hybrid = Hybrid(settings.max_items, seed=settings.seed)
         self.kmeans = StreamingKMeans(settings.segments, len(FEATURES), seed=settings.seed)
@@ -107,12 +108,22 @@ class Models:
         }
 
     def copy_arrays(self) -> dict[str, NDArray[Any]]:
-        """Copy every shared array, by ``model/array`` name, so that it can be saved meanwhile."""
-        return {
-            f"{model}/{name}": array.copy()
-            for model, shared in self._shared().items()
-            for name, array in shared.arrays().items()
-        }
+        """Copy every shared array, by ``model/array`` name, so that it can be saved meanwhile.
+
+        The copies are good until the next call: memory is used again, since fresh memory would
+        cost ten times the copying.
+        """
+        for model, shared in self._shared().items():
+            for name, array in shared.arrays().items():
+                self._copy(f"{model}/{name}", array)
+        return dict(self._copies)
+
+    def _copy(self, name: str, array: NDArray[Any]) -> None:
+        copy = self._copies.get(name)
+        if copy is None or copy.shape != array.shape or copy.dtype != array.dtype:
+            self._copies[name] = array.copy()
+        else:
+            np.copyto(copy, array)
 
     def load_arrays(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Take in saved arrays.

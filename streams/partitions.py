@@ -221,10 +221,9 @@ class OpenPartition:
 
     def _keep_home(self, source: Source, columns: Any, records: Sequence[Record]) -> Any:
         """Forward the records of customers who belong in another partition; return the rest."""
-        known = self.rows.slots_of(columns.customers) >= 0
-        if known.all():
+        strangers = np.flatnonzero(self.rows.slots_of(columns.customers) < 0)
+        if not len(strangers):
             return columns
-        strangers = np.flatnonzero(~known)
         customers = [columns.customers[position] for position in strangers.tolist()]
         home = partitions_of(customers, self._settings.partitions)
         astray = strangers[home != self.number]

@@ -118,7 +118,7 @@ class Settings:
     list_share_while_behind: Annotated[
         float,
         About("Share of a worker's time for recommendation lists while it has a backlog.", 0, 1),
-    ] = 0.05
+    ] = 0.02
     exclude_bought: Annotated[bool, About("Leave out what the customer has bought already.")] = True
     allowed_lateness_seconds: Annotated[
         int, About("How long windows wait for late events, in event time.", 0, 30 * 86_400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -34,9 +35,7 @@ from streams.web import add_pages
 
 log = logging.getLogger(__name__)
 
-SWITCH_SECONDS = 0.001
-"""How long a thread may keep the interpreter lock while the other waits: Python's 5 ms would
-stand in the latency of every event, twice."""
+GC_THRESHOLDS = (50_000, 20, 50)
 LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 BATCH_BYTES = 512 << 10
 REQUEST_BYTES = 8 << 20
@@ -117,12 +116,16 @@ class Worker:
         logging.basicConfig(level=self._settings.log_level.upper(), format=LOG_FORMAT)
         probe_port(self._settings)
         with locked_directory(self._settings):
-            sys.setswitchinterval(SWITCH_SECONDS)
             # By policy, since the consumer's thread makes a loop of its own.
             asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
             engine = loop.run_until_complete(self._prepare())
+            # What was imported and built by now stays; looking through it again and again for
+            # garbage would take a tenth of the worker's time.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             app = build_app(self._settings, engine)
             add_pages(app, engine)
             self._add_life(app, engine)

@@ -8,7 +8,9 @@ import orjson
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
+from operators.hashing import FNV_OFFSET, FNV_PRIME, avalanche
 from operators.hybrid import Hybrid, Lists, Part
+from operators.kernel import kernel
 from streams import lists
 from streams.batches import Batch, OutputRecord
 from streams.catalog import Catalog
@@ -165,8 +167,7 @@ class Recommendations(Outcome):
         ranked = self._hybrid.rank_many(
             columns["hybrid"], slots, self._length, exclude_bought=self._exclude_bought
         )
-        keys = self._hybrid.vocabulary.keys
-        hashes = _hash_lists(np.where(ranked.items >= 0, keys[ranked.items], 0))
+        hashes = _hash_lists(ranked.items, self._hybrid.vocabulary.keys)
         changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
         columns["lists"]["list_hash"][slots] = hashes
         marks = columns["lists"][slots]
@@ -263,10 +264,16 @@ def _short(event_id: str) -> bytes:
     return encoded if len(encoded) <= lists.EVENT_ID_BYTES else b""
 
 
-def _hash_lists(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash each row of item keys to 64 bits, order included."""
-    result = np.full(len(keys), 0x9E3779B97F4A7C15, np.uint64)
-    for column in keys.T:
-        result = (result ^ column) * np.uint64(0x100000001B3)
-        result ^= result >> np.uint64(29)
-    return result
+@kernel
+def _hash_lists(
+    items: NDArray[np.int32], keys: NDArray[np.uint64]
+) -> NDArray[np.uint64]:  # pragma: no cover - compiled
+    """Hash the keys of each row of item indices to 64 bits, order included; -1 counts too."""
+    hashes = np.empty(len(items), np.uint64)
+    for i in range(len(items)):
+        value = FNV_OFFSET
+        for item in items[i]:
+            key = keys[item] if item >= 0 else np.uint64(0)
+            value = avalanche((value ^ key) * FNV_PRIME)
+        hashes[i] = value
+    return hashes

@@ -140,7 +140,7 @@ class Segments(Outcome):
         Two centroids that deserve the same name are told apart by their number.
         """
         centroids = self._kmeans.centroids()
-        middle = np.median(centroids, axis=0)
+        middle = np.sort(centroids, axis=0)[len(centroids) // 2]
         names: list[str] = []
         for number, centroid in enumerate(centroids):
             name = _name(centroid, middle)
