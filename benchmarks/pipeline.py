@@ -4,7 +4,7 @@ Broker, worker, load generator and a listener on the recommendations are process
 
 Backlog
     All events are in the broker before the worker starts, with event times over one hour. The
-    worker's ``/metrics`` are read every 50 ms. The clock runs from the first reading that shows
+    worker's ``/metrics`` are read every 200 ms. The clock runs from the first reading that shows
     events applied to the first that shows all of them applied, no lag on any partition and no
     list owed; throughput is the events applied between the two readings over that time. What
     comes before (imports, compiling, joining the group, the first batch) is `startup_seconds`.

@@ -180,7 +180,7 @@ def check_worker(client: WorkerClient, tally: Tally, last: Sample, seed: int) ->
 
 def check_heard(tally: Tally, heard: Heard, last: Sample) -> list[str]:
     """Hold the lists that the listener heard against the tally and the worker's own count."""
-    problems = check_lists(tally, dict(zip(heard.customers, heard.event_ids, strict=True)))
+    problems = check_lists(tally, set(heard.customers))
     published = last.outputs.get("recommendations", 0)
     if published != len(heard.customers):
         problems.append(f"{published:.0f} lists published, {len(heard.customers)} heard")

@@ -1,7 +1,7 @@
 """The oracle: what each customer did, counted from what was sent, and held against the worker."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -10,11 +10,7 @@ SHOWN_MISMATCHES = 3
 
 
 class CustomerTally(Struct):
-    """What one customer did.
-
-    `last` has the id of the last event sent to each topic: a worker applies each topic in order,
-    so the last event that it applies for the customer is one of them.
-    """
+    """What one customer did."""
 
     clicks: int = 0
     carts: int = 0
@@ -22,7 +18,6 @@ class CustomerTally(Struct):
     items_bought: float = 0.0
     spend: float = 0.0
     chats: int = 0
-    last: dict[str, str] = field(default_factory=dict)
 
 
 COUNTED = ("clicks", "carts", "orders", "items_bought", "spend", "chats")
@@ -46,7 +41,6 @@ class Tally(Struct):
         """Count a record of `clicks`, `purchases` or `chats`."""
         self.events[topic] = self.events.get(topic, 0) + 1
         customer = self.customers.setdefault(record["customer_id"], CustomerTally())
-        customer.last[topic] = record["event_id"]
         if topic == "clicks":
             customer.clicks += 1
             customer.carts += record["action"] == "cart"
@@ -66,7 +60,6 @@ class Tally(Struct):
             ours = self.customers.setdefault(name, CustomerTally())
             for what in COUNTED:
                 setattr(ours, what, getattr(ours, what) + getattr(theirs, what))
-            ours.last.update(theirs.last)
 
     @property
     def total(self) -> int:
@@ -101,18 +94,18 @@ def _agree(told: Any, sent: float) -> bool:
     return isinstance(told, int | float) and math.isclose(told, sent, rel_tol=1e-9, abs_tol=1e-5)
 
 
-def check_lists(tally: Tally, last_triggers: Mapping[str, str]) -> list[str]:
+def check_lists(tally: Tally, heard: Collection[str]) -> list[str]:
     """Check that each customer who did something has a list.
 
-    Its trigger need not be the customer's last event: a list equal to the one before it is not
-    sent again.
+    What triggered the last one is not looked at: a list equal to the one before it is not sent
+    again.
 
     Parameters
     ----------
-    last_triggers
-        The event id that triggered each customer's last list.
+    heard
+        The customers that lists were heard for.
     """
-    missing = [name for name in tally.customers if name not in last_triggers]
+    missing = [name for name in tally.customers if name not in heard]
     if missing:
         return [f"{len(missing)} customers without a list: {shown(missing)}"]
     return []
