@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from operators.churn import ChurnModel
 from streams.batches import Batch, OutputRecord, Sweep
 from streams.outcomes.base import NOTHING, Outcome
-from streams.outcomes.profile import DAY_MS
+from streams.outcomes.profile import DAY_MS, FEATURES
 
 CRITICAL_PROBABILITY = 0.9
+RECENCY = FEATURES.index("recency_days")
 
 ACTIONS = {
     "recency_days": "win back with an offer on their favourite category",
@@ -86,8 +87,15 @@ class Churn(Outcome):
         return OutputRecord("alerts", customer_id, record)
 
     def describe(self, row: NDArray[np.void], features: NDArray[np.float32]) -> dict[str, Any]:
-        """Return the probability of churn with its drivers, or null before any label."""
+        """Return the probability of churn with its drivers, or null before any label.
+
+        Whoever stayed away for the whole horizon has churned; the model is not asked about them.
+        """
         del row
+        recency_days = float(features[RECENCY])
+        if recency_days >= self._model.horizon_ms / DAY_MS:
+            gone = [("recency_days", recency_days, 1.0)]
+            return {"churn": {"probability": 1.0, "drivers": _as_json(gone)}}
         if not self._model.ready:
             return {"churn": None}
         one = features[np.newaxis, :]

@@ -16,9 +16,14 @@ ROW_DTYPE = np.dtype([("label", "i2"), ("distance", "f4")], align=True)
 STAY = 0.9
 """A customer moves only where the new centroid is nearer by a tenth: no flapping at borders."""
 
-RECENCY, ORDERS, SPEND, PROMOTIONS, CLICKS, AGE = (
-    FEATURES.index(name)
-    for name in ("recency_days", "orders", "spend", "promotion_share", "clicks", "age_days")
+BARELY = 0.1
+"""Below this mean of log(1 + orders) hardly anybody in a segment buys."""
+
+MOSTLY = 0.6
+"""Above this share of orders with a promotion a segment lives on promotions."""
+
+RECENCY, ORDERS, SPEND, PROMOTIONS = (
+    FEATURES.index(name) for name in ("recency_days", "orders", "spend", "promotion_share")
 )
 
 
@@ -135,16 +140,19 @@ class Segments(Outcome):
         ]
 
     def names(self) -> list[str]:
-        """Name each segment after what sets its centroid apart.
+        """Name each segment after what sets its centroid apart from the others.
 
-        Two centroids that deserve the same name are told apart by their number.
+        Of several that deserve one name, the one that spends most has it; the others are numbered.
         """
         centroids = self._kmeans.centroids()
-        middle = np.sort(centroids, axis=0)[len(centroids) // 2]
-        names: list[str] = []
-        for number, centroid in enumerate(centroids):
-            name = _name(centroid, middle)
-            names.append(name if name not in names else f"{name}-{number}")
+        names = [""] * len(centroids)
+        times: dict[str, int] = {}
+        value = _value_tiers(centroids)
+        recent = np.sort(centroids[:, RECENCY])[len(centroids) // 2]
+        for i in np.argsort(-centroids[:, SPEND], kind="stable").tolist():
+            name = _name(centroids[i], value[i], is_recent=bool(centroids[i, RECENCY] <= recent))
+            times[name] = times.get(name, 0) + 1
+            names[i] = name if times[name] == 1 else f"{name}-{times[name]}"
         return names
 
     def describe(self, row: NDArray[np.void], features: NDArray[np.float32]) -> dict[str, Any]:
@@ -157,16 +165,27 @@ class Segments(Outcome):
         return {"segment": {"name": self.names()[label], "distance": distance}}
 
 
-def _name(centroid: NDArray[np.float64], middle: NDArray[np.float64]) -> str:
-    """Name one centroid by where it lies against the median centroid."""
-    recent = centroid[RECENCY] <= middle[RECENCY]
-    buys = centroid[ORDERS] > 0.1
-    if not buys:
-        return "window-shoppers" if recent else "lapsed-visitors"
-    if centroid[PROMOTIONS] > max(0.5, 1.5 * middle[PROMOTIONS]):
+def _value_tiers(centroids: NDArray[np.float64]) -> list[int]:
+    """Sort centroids into thirds by what their customers spend: 2 is the top third."""
+    order = np.argsort(np.argsort(centroids[:, SPEND], kind="stable"), kind="stable")
+    tiers: list[int] = (3 * order // len(centroids)).tolist()
+    return tiers
+
+
+NAMES = {
+    (2, True): "champions",
+    (2, False): "at-risk",
+    (1, True): "loyal",
+    (1, False): "slipping",
+    (0, True): "newcomers",
+    (0, False): "lapsed-buyers",
+}
+"""Names of buyers by third of spending and whether they were active lately."""
+
+
+def _name(centroid: NDArray[np.float64], value: int, *, is_recent: bool) -> str:
+    if centroid[ORDERS] <= BARELY:
+        return "window-shoppers" if is_recent else "lapsed-visitors"
+    if centroid[PROMOTIONS] > MOSTLY:
         return "bargain-hunters"
-    if centroid[SPEND] >= middle[SPEND]:
-        return "champions" if recent else "at-risk"
-    if centroid[AGE] < middle[AGE]:
-        return "newcomers"
-    return "occasional-buyers" if recent else "lapsed-buyers"
+    return NAMES[value, is_recent]
