@@ -192,7 +192,7 @@ def leaves(columns: Any, slots: Any) -> list[bytes]:
 
 
 def test_a_cut_in_the_middle_of_a_chunk_changes_nothing(tmp_path: Path) -> None:
-    events = [click(f"c{n % 7}", n * 400, f"i{n % 11}", event_id=f"e{n}") for n in range(200)]
+    events = [click(f"c{n % 7}", n * 30, f"i{n % 11}", event_id=f"e{n}") for n in range(200)]
     whole, parts = ShopInMemory(tmp_path / "whole"), ShopInMemory(tmp_path / "parts")
     whole.feed(events, NOW_MS)
     for start in range(0, 200, 13):
