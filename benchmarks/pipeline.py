@@ -17,8 +17,7 @@ Steady
     the lists whose trigger was sent within a second of the arrival of the customer's list before.
 
 A round is valid when every event was applied exactly once by the metrics, sampled customers'
-profiles equal the generator's own counts, and the last list of every customer reflects one of
-their last events.
+profiles equal the generator's own counts, and every customer who did anything has a list.
 """
 
 from dataclasses import asdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -91,12 +92,18 @@ def build_app(settings: Settings, engine: Engine) -> CrmApp:
         web_bind=settings.web_host,
         web_host=settings.web_host,
         web_port=settings.web_port,
+        # How the other workers reach this one, to answer for customers that it holds.
+        canonical_url=f"http://{_reachable(settings.web_host)}:{settings.web_port}",
         worker_redirect_stdouts=False,
     )
     for topic in SOURCES:
         add_agent(app, topic, engine)
     add_hooks(app, engine)
     return app
+
+
+def _reachable(host: str) -> str:
+    return socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared with
 
 
 def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:

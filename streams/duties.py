@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from faust.types import TP
 
 from state.arrays import ArrayStore
 from streams.engine import Engine
 from streams.errors import StalledError
-from streams.sources import SOURCES
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ IDLE_SECONDS = 0.25
 GATHER_SECONDS = 0.005
 MAX_CREDIT_SECONDS = 0.05
 OBSERVE_SECONDS = 5.0
+OPENING_LIMITS = 10
+"""Opening a partition may take this many times as long as a stall: it may hold much."""
 
 
 class Delivery:
@@ -40,9 +43,9 @@ class Delivery:
         self._earned_at = time.perf_counter()
 
     async def run(self) -> None:
-        """Deliver for ever."""
+        """Deliver until the worker stops; then what was begun is finished."""
         engine = self._engine
-        while True:
+        while not engine.stopping.is_set():
             try:
                 async with asyncio.timeout(self._pause()):
                     await engine.wake.wait()
@@ -99,24 +102,25 @@ class Delivery:
         return False
 
 
-async def checkpoint_forever(engine: Engine) -> None:
+async def pause(engine: Engine, seconds: float) -> None:
+    """Wait for `seconds`, or until the worker stops."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await engine.stopping.wait()
+
+
+async def checkpoint_until_stopped(engine: Engine) -> None:
     """Checkpoint at the set interval, from the end of one to the start of the next."""
-    while True:
-        await asyncio.sleep(engine.settings.checkpoint_seconds)
+    while not engine.stopping.is_set():
+        await pause(engine, engine.settings.checkpoint_seconds)
         await engine.checkpoint_all()
 
 
-async def save_models_forever(engine: Engine, store: ArrayStore) -> None:
-    """Save the shared models at the set interval."""
-    while True:
-        await asyncio.sleep(engine.settings.models_save_seconds)
-        await save_models(engine, store)
-
-
-async def save_models(engine: Engine, store: ArrayStore) -> None:
-    """Save the shared models now, as they are in this moment."""
-    arrays = engine.models.copy_arrays()
-    await asyncio.to_thread(store.save, arrays, store.version + 1)
+async def save_models_until_stopped(engine: Engine, store: ArrayStore) -> None:
+    """Save the shared models at the set interval, and when the worker stops."""
+    while not engine.stopping.is_set():
+        await pause(engine, engine.settings.models_save_seconds)
+        await asyncio.to_thread(store.save, engine.models.copy_arrays(), store.version + 1)
 
 
 async def observe_forever(engine: Engine) -> None:
@@ -139,16 +143,20 @@ class Watchdog:
     """Ends the worker where it has work, and does none of it.
 
     Consumers are known to die quietly. So the ends of the topics are asked for over a connection
-    of its own: assigned, records waiting and no progress for `watchdog_seconds` is a stall. A
-    broker that does not answer is not.
+    of its own: records waiting, and for `watchdog_seconds` nothing of them made durable, is a
+    stall. So is a partition that does not get open. A broker that does not answer is not.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
+        self._clock = clock
         self._limit_seconds = engine.settings.watchdog_seconds
+        self._durable: dict[TP, int] = {}
+        self._progress_at = clock()
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=engine.settings.bootstrap_servers(),
             client_id=engine.settings.app_id,
+            isolation_level="read_committed",
             **engine.settings.client_security(),
         )
 
@@ -158,38 +166,40 @@ class Watchdog:
         try:
             while self._engine.failure is None:
                 await asyncio.sleep(self._limit_seconds / 4)
-                await self._look()
+                await self.look()
         finally:
             await self._consumer.stop()
 
-    async def _look(self) -> None:
-        quiet_seconds = time.monotonic() - self._engine.last_progress
-        if quiet_seconds < self._limit_seconds:
-            return
-        next_offsets = self._engine.next_offsets()
+    async def look(self) -> None:
+        """Compare what is durable with what was at the last look, and with what there is."""
+        durable = {
+            tp: offset
+            for tp in self._engine.next_offsets()
+            if (offset := self._engine.durable_offset(tp)) is not None
+        }
         try:
             async with asyncio.timeout(self._limit_seconds / 4):
-                ends = await self._consumer.end_offsets(list(next_offsets))
+                ends = await self._consumer.end_offsets(list(durable))
         except (KafkaError, TimeoutError) as error:
-            log.warning("the broker does not answer: %s", error or type(error).__name__)
-            self._engine.last_progress = time.monotonic()
-            return
-        self._judge(next_offsets, ends, quiet_seconds)
-
-    def _judge(
-        self,
-        next_offsets: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int],
-        quiet_seconds: float,
-    ) -> None:
+            log.warning("the broker does not answer: %r", error)
+            ends = {}
         waiting = {
-            f"{tp.topic}-{tp.partition}": ends[tp] - offset
-            for tp, offset in next_offsets.items()
-            if tp.topic in SOURCES and ends[tp] > offset
+            tp: ends[tp] - offset for tp, offset in durable.items() if ends.get(tp, 0) > offset
         }
-        if waiting:
+        if not waiting or any(self._durable.get(tp) != durable[tp] for tp in waiting):
+            self._progress_at = self._clock()
+        self._durable = durable
+        self._judge(waiting)
+
+    def _judge(self, waiting: Mapping[TP, int]) -> None:
+        now = self._clock()
+        quiet_seconds = now - self._progress_at
+        if quiet_seconds >= self._limit_seconds:
+            named = {f"{tp.topic}-{tp.partition}": count for tp, count in waiting.items()}
             self._engine.fail(
-                StalledError(
-                    f"no progress for {quiet_seconds:.0f} seconds with records waiting: {waiting}"
-                )
+                StalledError(f"no progress for {quiet_seconds:.0f} seconds, waiting: {named}")
             )
+        limit = OPENING_LIMITS * self._limit_seconds
+        stuck = [n for n, since in self._engine.opening.items() if now - since >= limit]
+        if stuck:
+            self._engine.fail(StalledError(f"partitions {stuck} do not get open"))

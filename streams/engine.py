@@ -11,42 +11,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any
 
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from state.errors import RowsFullError, StateError
-from state.partition import Identity, Partition, SharedOptions
-from state.rows import KeyedRows
-from streams.errors import ForeignStateError, PublishError
+from state.partition import Partition
+from streams.caution import MAX_FAILED_CHECKPOINTS, MAX_POISON, Caution
+from streams.errors import ForeignStateError, PublishError, StreamsError
+from streams.loading import Loader, Offsets
 from streams.metrics import Metrics
 from streams.models import Models
 from streams.outbox import Publisher
-from streams.partitions import HoleError, OpenPartition, describe_failure
-from streams.reading import end_offset
+from streams.partitions import HoleError, OpenPartition, SweepError, describe_failure
 from streams.settings import Settings
-from streams.sources import SOURCES
 from streams.transport import Chunk
 
 log = logging.getLogger(__name__)
 
-INITIAL_ROWS = 1024
-MAX_WAITING_OUTPUTS = 20_000
+MAX_WAITING_BYTES = 64 << 20
 """A partition whose outbox holds more waits for the broker before it applies more."""
-
-
-class Offsets(Protocol):
-    """What the engine asks of the consumer."""
-
-    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
-        """Return the first offset still there."""
-
-    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Return the offset after the last record."""
-
-    async def reposition(self, offsets: Mapping[TP, int]) -> None:
-        """Seek."""
+RETRY_SECONDS = 1.0
 
 
 class Engine:
@@ -67,6 +54,10 @@ class Engine:
     ----------
     partitions
         By number; a partition that is being loaded is not in it yet.
+    opening
+        Since when a partition is being opened, by number; seconds, monotonic.
+    stopping
+        Set when the worker ends in order: what is under way is finished, nothing is begun.
     failure
         Set when the worker cannot go on; what it holds is the reason.
     """
@@ -79,20 +70,19 @@ class Engine:
         self.publisher = publisher
         self.models = Models(settings)
         self.partitions: dict[int, OpenPartition] = {}
+        self.opening: dict[int, float] = {}
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
+        self.stopping = asyncio.Event()
         self.wake = asyncio.Event()
-        self.opened = asyncio.Event()
-        self.last_progress = time.monotonic()
-        self._consumer: Offsets | None = None
-        self._cluster_id = cluster_id
-        self._options = SharedOptions()
-        self._assigned: set[int] = set()
+        self.changed = asyncio.Event()
         self.was_assigned = False
+        self._consumer: Offsets | None = None
+        self._loader = Loader(settings, cluster_id, self.models, metrics)
+        self._assigned: set[int] = set()
         self._stores: dict[int, Partition] = {}
         self._locks: dict[int, asyncio.Lock] = {}
-        self._poison: dict[int, dict[tuple[str, int], str]] = {}
-        self._careful: dict[int, dict[str, int]] = {}
+        self._cautions: dict[int, Caution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(self, consumer: Offsets) -> None:
@@ -142,32 +132,31 @@ class Engine:
         A chunk of a partition that is not open is dropped: opening it ends with a seek.
         """
         partition = self.partitions.get(chunk.partition)
+        if partition is not None and partition.outbox.waiting_bytes > MAX_WAITING_BYTES:
+            await self.publisher.publish(partition.outbox)
+            partition = self.partitions.get(chunk.partition)  # it may have been reopened
         if partition is None or not partition.is_open:
             return
-        if partition.outbox.waiting > MAX_WAITING_OUTPUTS:
-            await self.publisher.publish(partition.outbox)
         started = time.perf_counter()
         try:
             applied = self._apply(partition, chunk)
         except HoleError as hole:
             self._seek_back(partition, hole)
-            return
-        except RowsFullError as error:
+        except (RowsFullError, SweepError) as error:
             self.fail(error)
-            return
         except Exception as error:  # noqa: BLE001 - the agent's boundary: Faust acks what raised
             self._isolate(partition, chunk, error)
-            return
-        if applied:
-            self.last_progress = time.monotonic()
-            self.metrics.batch_size.observe(applied)
-            self.metrics.batch_seconds.labels(chunk.topic).observe(time.perf_counter() - started)
-            self.wake.set()
+        else:
+            if applied:
+                seconds = time.perf_counter() - started
+                self.metrics.batch_size.observe(applied)
+                self.metrics.batch_seconds.labels(chunk.topic).observe(seconds)
+                self.wake.set()
 
     def _apply(self, partition: OpenPartition, chunk: Chunk) -> int:
         now_ms = int(time.time() * 1000)
-        careful_until = self._careful.get(partition.number, {}).get(chunk.topic, 0)
-        if chunk.start >= careful_until:
+        caution = self._caution(partition.number)
+        if chunk.start >= caution.careful_until.get(chunk.topic, 0):
             return partition.apply(chunk, now_ms)
         applied, start = 0, chunk.start
         for record in chunk.records:
@@ -175,11 +164,10 @@ class Engine:
             single = Chunk(chunk.topic, chunk.partition, start, end, (record,), chunk.highwater)
             try:
                 applied += partition.apply(single, now_ms)
-            except (HoleError, RowsFullError):
+            except (HoleError, RowsFullError, SweepError):
                 raise
             except Exception as error:
-                poison = self._poison.setdefault(partition.number, {})
-                poison[chunk.topic, record.offset] = describe_failure(error)
+                caution.poison[chunk.topic, record.offset] = describe_failure(error)
                 raise
             start = end
         return applied
@@ -190,9 +178,19 @@ class Engine:
             "applying %s-%d, offsets %d to %d, raised; going back to the last checkpoint",
             chunk.topic, chunk.partition, chunk.start, chunk.end, exc_info=error,
         )  # fmt: skip
-        careful = self._careful.setdefault(partition.number, {})
-        careful[chunk.topic] = max(careful.get(chunk.topic, 0), chunk.end)
+        caution = self._caution(partition.number)
+        caution.be_careful(chunk.topic, chunk.end)
+        if len(caution.poison) > MAX_POISON:
+            self.fail(
+                StreamsError(
+                    f"{len(caution.poison)} records of partition {partition.number} made an "
+                    f"outcome raise, the last one with: {error}"
+                )
+            )
         self.reopen(partition)
+
+    def _caution(self, number: int) -> Caution:
+        return self._cautions.setdefault(number, Caution())
 
     def _seek_back(self, partition: OpenPartition, hole: HoleError) -> None:
         if not partition.is_seeking:
@@ -215,108 +213,78 @@ class Engine:
         """Own exactly the partitions in `numbers`: close what left, open what is new."""
         self._assigned = set(numbers)
         self.was_assigned = True
+        for number in set(self.partitions) - numbers:
+            self.partitions.pop(number).is_open = False
         for number in set(self._stores) - numbers:
-            self.close(number)
+            self._spawn(self._close(number))
         for number in sorted(numbers - set(self.partitions)):
             self._spawn(self._open(number))
+        self.changed.set()
 
     def reopen(self, partition: OpenPartition) -> None:
         """Discard what the partition holds in memory and load its last checkpoint."""
         partition.is_open = False
-        self.partitions.pop(partition.number, None)
-        self._spawn(self._open(partition.number))
+        if self.partitions.get(partition.number) is partition:
+            del self.partitions[partition.number]
+            self._spawn(self._open(partition.number))
 
-    def close(self, number: int) -> None:
-        """Give a partition up as it is on disk."""
-        partition = self.partitions.pop(number, None)
-        if partition is not None:
-            partition.is_open = False
-        store = self._stores.pop(number, None)
-        if store is not None:
-            store.close()
+    async def _close(self, number: int) -> None:
+        """Give a partition up as it is on disk, unless it has come back meanwhile."""
+        async with self._lock(number):
+            if number not in self._assigned and (store := self._stores.pop(number, None)):
+                await asyncio.to_thread(store.close)
+
+    def _lock(self, number: int) -> asyncio.Lock:
+        """Return the lock under which a partition's store is opened, written and closed."""
+        return self._locks.setdefault(number, asyncio.Lock())
+
+    def _wanted(self, number: int) -> bool:
+        return number in self._assigned and number not in self.partitions and not self.failure
 
     async def _open(self, number: int) -> None:
-        lock = self._locks.setdefault(number, asyncio.Lock())
-        async with lock:
-            if number in self.partitions:
-                return
-            started = time.perf_counter()
+        async with self._lock(number):
+            self.opening[number] = time.monotonic()
             try:
-                partition = await self._load(number)
+                await asyncio.sleep(self._caution(number).pause_seconds)
+                while self._wanted(number):
+                    try:
+                        partition = await self._load(number)
+                    except (KafkaError, TimeoutError) as error:
+                        log.warning("opening partition %d: %r; trying again", number, error)
+                        await asyncio.sleep(RETRY_SECONDS)
+                    else:
+                        await self._begin(partition)
             except (StateError, ForeignStateError) as error:
                 self.fail(error)
-                return
-            if number not in self._assigned:  # given away while it was loading
-                self.close(number)
-                return
-            # From here its chunks are applied; what was fetched before the seek is trimmed or
-            # dropped by the rule of `apply`.
-            partition.is_seeking = True
-            self.partitions[number] = partition
-            partition.is_open = True
-            await self._seek(partition)
-            self.metrics.recovery_seconds.observe(time.perf_counter() - started)
-            self.metrics.recovery_rows.inc(len(partition.rows))
-            self.metrics.recovery_progress.labels(number).set(1)
-            self.last_progress = time.monotonic()
-            self.wake.set()
-            self.opened.set()
-            log.info("partition %d is open with %d customers", number, len(partition.rows))
+            finally:
+                del self.opening[number]
+        if number not in self._assigned:  # given away while it was loading
+            await self._close(number)
 
     async def _load(self, number: int) -> OpenPartition:
+        started = time.perf_counter()
         self.metrics.recovery_progress.labels(number).set(0)
-        store = self._stores.get(number)
-        if store is None:
-            store = await asyncio.to_thread(self._open_store, number)
-            self._stores[number] = store
-        rows = KeyedRows(
-            self.models.row_dtype,
-            max_rows=max(1, self.settings.max_customers // self.settings.partitions),
-            initial_rows=INITIAL_ROWS,
+        if number not in self._stores:
+            self._stores[number] = await asyncio.to_thread(self._loader.open_store, number)
+        partition = await self._loader.load(
+            number, self._stores[number], self.consumer, self._caution(number)
         )
-        await asyncio.to_thread(store.load_rows, rows)
-        progress = store.progress
-        tps = [TP(topic, number) for topic in SOURCES]
-        starts = await self.consumer.earliest_offsets(*tps)
-        ends = dict(await self.consumer.highwaters(*tps))
-        for tp in tps:
-            offset = progress.offsets.setdefault(tp.topic, starts[tp])
-            if offset > ends[tp]:
-                ends[tp] = await end_offset(self.settings, tp.topic, number, ends[tp])
-            progress.offsets[tp.topic] = self._checked(tp, offset, starts[tp], ends[tp])
-        return OpenPartition(
-            number,
-            store,
-            rows,
-            progress,
-            {tp.topic: ends[tp] for tp in tps},
-            models=self.models,
-            settings=self.settings,
-            metrics=self.metrics,
-            poison=self._poison.setdefault(number, {}),
-        )
+        self.metrics.recovery_seconds.observe(time.perf_counter() - started)
+        self.metrics.recovery_rows.inc(len(partition.rows))
+        self.metrics.recovery_progress.labels(number).set(1)
+        return partition
 
-    def _checked(self, tp: TP, offset: int, start: int, end: int) -> int:
-        """Return the offset to go on from; refuse one that the topic never had."""
-        if offset > end:
-            raise ForeignStateError(
-                f"the state of partition {tp.partition} in {self.settings.data_dir} is at offset "
-                f"{offset} of {tp.topic}, which ends at {end}: it belongs to another topic; use "
-                "another --data-dir, or remove this one to start anew"
-            )
-        if offset < start:
-            log.warning(
-                "%s-%d: records %d to %d were deleted by the broker before they were read",
-                tp.topic, tp.partition, offset, start,
-            )  # fmt: skip
-        return max(offset, start)
-
-    def _open_store(self, number: int) -> Partition:
-        identity = Identity(self._cluster_id, tuple(SOURCES), number, self.settings.partitions)
-        path = self.settings.data_dir / "partitions" / str(number)
-        return Partition.open(
-            path, identity=identity, layout=self.models.row_dtype, options=self._options
-        )
+    async def _begin(self, partition: OpenPartition) -> None:
+        """Apply the partition's chunks from here; what was fetched before is trimmed or dropped."""
+        if not self._wanted(partition.number):
+            return
+        partition.is_seeking = True
+        self.partitions[partition.number] = partition
+        partition.is_open = True
+        await self._seek(partition)
+        self.wake.set()
+        self.changed.set()
+        log.info("partition %d is open with %d customers", partition.number, len(partition.rows))
 
     # Checkpoints.
 
@@ -327,10 +295,10 @@ class Engine:
     async def checkpoint(self, partition: OpenPartition) -> None:
         """Make a partition's changes durable: its outputs first, then rows and offsets at once.
 
-        Where an output cannot be written the partition is reopened; where the disk fails, the
-        worker is.
+        Where an output cannot be written the partition is reopened; where the disk fails, or
+        outputs are refused again and again, the worker cannot go on.
         """
-        async with self._locks.setdefault(partition.number, asyncio.Lock()):
+        async with self._lock(partition.number):
             if not partition.changed or not partition.is_open:
                 return
             started = time.perf_counter()
@@ -339,30 +307,31 @@ class Engine:
                 await partition.outbox.acknowledged(self.publisher)
                 await asyncio.to_thread(partition.store.write, snapshot, progress)
             except PublishError as error:
-                self.metrics.checkpoint_failures.inc()
-                log.error(  # noqa: TRY400 - the line says it all
-                    "partition %d: %s; going back to the last checkpoint", partition.number, error
-                )
-                self.reopen(partition)
+                self._on_refused(partition, error)
                 return
             except StateError as error:
                 self.metrics.checkpoint_failures.inc()
                 self.fail(error)
                 return
+            except BaseException:
+                # The snapshot is lost, so no later one may be written over the hole it leaves.
+                partition.is_open = False
+                raise
             partition.durable = progress.offsets
-            self._forget_trouble(partition)
+            self._caution(partition.number).forget(partition.durable)
             self.metrics.checkpoint_rows.inc(len(snapshot.keys))
             self.metrics.checkpoint_seconds.observe(time.perf_counter() - started)
 
-    def _forget_trouble(self, partition: OpenPartition) -> None:
-        """Drop poison and care that lie behind the durable offsets."""
-        durable = partition.durable
-        for topic, offset in list(self._poison.get(partition.number, {})):
-            if offset < durable.get(topic, 0):
-                del self._poison[partition.number][topic, offset]
-        careful = self._careful.get(partition.number, {})
-        for topic in [t for t, until in careful.items() if until <= durable.get(t, 0)]:
-            del careful[topic]
+    def _on_refused(self, partition: OpenPartition, error: PublishError) -> None:
+        self.metrics.checkpoint_failures.inc()
+        caution = self._caution(partition.number)
+        caution.failed_checkpoints += 1
+        log.error("partition %d: %s; going back to the last checkpoint", partition.number, error)
+        if caution.failed_checkpoints >= MAX_FAILED_CHECKPOINTS:
+            self.fail(error)
+        self.reopen(partition)
+
+    # The end.
 
     def fail(self, error: BaseException) -> None:
         """Say that the worker cannot go on; the first reason counts."""
@@ -372,8 +341,8 @@ class Engine:
                 partition.is_open = False
             self.failed.set()
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload] # any coroutine
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
 
@@ -387,5 +356,5 @@ class Engine:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for number in list(self._stores):
-            self.close(number)
+        for store in self._stores.values():
+            await asyncio.to_thread(store.close)

@@ -12,6 +12,7 @@
     ├── PortInUseError            the web port is taken
     ├── ForeignStateError         the state belongs to another cluster, or is ahead of the topics
     ├── PublishError              an output could not be written to the broker
+    ├── WorkerCrashError          something in the worker broke that nobody foresaw
     ├── StalledError              work is waiting and nothing is done
     ├── ReplayError               a file that cannot be replayed
     └── RequestError              a worker's REST interface refused or did not answer
@@ -56,6 +57,10 @@ class ForeignStateError(StreamsError):
 
 class PublishError(StreamsError):
     """An output could not be written to the broker."""
+
+
+class WorkerCrashError(StreamsError):
+    """Something in the worker broke that nobody foresaw; its log has the traceback."""
 
 
 class StalledError(StreamsError):

@@ -51,6 +51,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int], list[Output]] = {}
+        self._waiting_bytes = 0
         self._sent: set[asyncio.Future[Any]] = set()
         self._failure: BaseException | None = None
         self.sending = asyncio.Lock()
@@ -58,6 +59,12 @@ class Outbox:
     def add(self, topic: str, partition: int, output: Output) -> None:
         """Take one output for a topic partition."""
         self._waiting.setdefault((topic, partition), []).append(output)
+        self._waiting_bytes += len(output.key) + len(output.value or b"")
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes have not been handed to the producer yet."""
+        return self._waiting_bytes
 
     @property
     def waiting(self) -> int:
@@ -67,6 +74,7 @@ class Outbox:
     def take_waiting(self) -> dict[tuple[str, int], list[Output]]:
         """Hand over everything that waits, grouped by topic partition."""
         waiting, self._waiting = self._waiting, {}
+        self._waiting_bytes = 0
         return waiting
 
     def track(self, receipt: asyncio.Future[Any]) -> None:
@@ -97,7 +105,7 @@ class Outbox:
         if self._sent:
             await asyncio.wait(set(self._sent))
         if self._failure is not None:
-            raise PublishError(f"an output could not be written: {self._failure}")
+            raise PublishError(f"an output could not be written: {self._failure!r}")
 
 
 class Publisher:
@@ -137,6 +145,10 @@ class Publisher:
                 receipt.add_done_callback(lambda done, part=part: self._observe(topic, part, done))
         except KafkaError as error:
             outbox.fail(error)
+        except BaseException as error:
+            # Cancelled or broken in between: what was taken must not be forgotten.
+            outbox.fail(error)
+            raise
 
     @staticmethod
     def _append(batch: Any, output: Output) -> bool:

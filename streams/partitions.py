@@ -23,6 +23,7 @@ from streams.batches import Batch, OutputRecord, Sweep, select
 from streams.dead_letters import dead_letter
 from streams.decode import FORWARDED_HEADER
 from streams.deduplication import take_fresh
+from streams.errors import StreamsError
 from streams.lists import OwedLists
 from streams.metrics import Metrics
 from streams.models import Models
@@ -38,6 +39,10 @@ from streams.transport import Chunk
 
 class HoleError(Exception):
     """A chunk starts beyond the next offset to apply: the consumer must seek back."""
+
+
+class SweepError(StreamsError):
+    """An outcome raised while looking at every customer: no single record is to blame."""
 
 
 class OpenPartition:
@@ -195,8 +200,11 @@ class OpenPartition:
         sweep = Sweep(
             self.number, rows, slots, self.rows.keys_of(slots), features, as_of_ms, boundary_ms
         )
-        for outcome in self._models.outcomes:
-            self.emit(outcome.on_sweep(sweep))
+        try:
+            for outcome in self._models.outcomes:
+                self.emit(outcome.on_sweep(sweep))
+        except Exception as error:
+            raise SweepError(f"the sweep of partition {self.number} raised: {error!r}") from error
         self.rows.mark_dirty(slots)
 
     @property

@@ -37,6 +37,10 @@ FETCH_MAX_WAIT_MS = 20
 there are some; the embedded broker only looks again when this time is over."""
 
 
+CREATE_TIME = 0
+"""Kafka's number for a timestamp set by the producer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Consecutive records of one topic partition.
@@ -48,7 +52,8 @@ class Chunk:
     start, end
         The half-open range of offsets covered. Offsets in it without a record do not exist.
     records
-        In offset order; at least one.
+        In offset order. None where only offsets without a record were passed, as when the last
+        thing in a partition is the marker of a transaction.
     highwater
         The partition's end offset when the chunk was fetched; ``end`` where it is unknown.
     """
@@ -82,6 +87,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._covered: dict[TP, int] = {}
+        self._generation = 0
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -111,12 +117,38 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             max_records=self.app.conf.broker_max_poll_records,
         )
         # From here to the return nothing awaits: no seek can come between.
+        self._forget_other_generations()
         batched = cast(BatchingApp, self.app).batched_topics
-        return {
+        chunks: dict[TP, list[Chunk] | list[ConsumerRecord]] = {
             tp: self._cover(consumer, tp, records) if tp.topic in batched else records
             for tp, records in fetched.items()
             if records
         }
+        for tp in tuple(active_partitions):
+            if tp not in chunks and tp in self._covered:
+                chunks[tp] = self._cover_nothing(consumer, tp)
+        return chunks
+
+    def _forget_other_generations(self) -> None:
+        """Forget what was covered before a rebalance: another worker may have gone on from there.
+
+        A chunk then starts at its first record until the next seek says otherwise.
+        """
+        generation = cast(BatchingApp, self.app).consumer_generation_id
+        if generation != self._generation:
+            self._generation = generation
+            self._covered.clear()
+
+    def _cover_nothing(self, consumer: AIOKafkaConsumer, tp: TP) -> list[Chunk]:
+        """Cover offsets that the consumer has passed without finding a record."""
+        start, assigned = self._covered[tp], TopicPartition(tp.topic, tp.partition)
+        if assigned not in consumer.assignment():
+            return []
+        state = consumer._subscription.subscription.assignment.state_value(assigned)
+        if not state.has_valid_position or state.position <= start:
+            return []
+        end = self._covered[tp] = state.position
+        return [Chunk(tp.topic, tp.partition, start, end, (), max(state.highwater or end, end))]
 
     def _cover(
         self, consumer: AIOKafkaConsumer, tp: TP, records: list[ConsumerRecord]
@@ -140,6 +172,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         await self.call_thread(self._reposition, dict(offsets))
 
     async def _reposition(self, offsets: dict[TP, int]) -> None:
+        self._forget_other_generations()
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
         for tp, offset in offsets.items():
@@ -201,18 +234,21 @@ class BatchConsumer(driver.Consumer):
             if not self.flow_active or app.consumer_generation_id != generation:
                 return
             if active is None or tp in active or tp in self._buffered_partitions:
+                if isinstance(item, Chunk):
+                    # Faust would drop what lies below the last message; the receiver of a chunk
+                    # knows better, and Faust may have noted a message from before a seek.
+                    self._read_offset[tp] = None
                 yield tp, self._as_message(tp, item)
 
     def _as_message(self, tp: TP, item: Chunk | ConsumerRecord) -> ConsumerMessage:
         if not isinstance(item, Chunk):
             return self._to_message(tp, item)
-        last = item.records[-1]
         return ConsumerMessage(
             topic=tp.topic,
             partition=tp.partition,
-            offset=last.offset,
-            timestamp=last.timestamp / 1000,
-            timestamp_type=last.timestamp_type,
+            offset=item.end - 1,
+            timestamp=item.records[-1].timestamp / 1000 if item.records else 0.0,
+            timestamp_type=CREATE_TIME,
             headers=None,
             key=None,
             # Faust types a value as bytes; it only ever hands it to the topic's codec.

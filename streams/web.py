@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import aiohttp
 from faust.web import Request, Response, View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from yarl import URL
 
 from streams.app import CrmApp
 from streams.engine import Engine
 from streams.outcomes.profile import features_many
-from streams.partitioner import partitions_of
+from streams.partitioner import partition_of
+from streams.sources import CLICKS
+
+ROUTED_HEADER = "crm-routed"
 
 
 def add_pages(app: CrmApp, engine: Engine) -> None:
@@ -37,11 +42,9 @@ def add_pages(app: CrmApp, engine: Engine) -> None:
 
     @app.page("/v1/customers/{customer_id}")
     async def customer(view: View, request: Request, customer_id: str) -> Response:
-        del request
-        number = int(partitions_of([customer_id], engine.settings.partitions)[0])
+        number = partition_of(customer_id, engine.settings.partitions)
         if number not in engine.partitions:
-            text = f"partition {number}, which holds this customer, is not open on this worker"
-            return refuse(view, 503, "partition_not_here", text)
+            return await ask_owner(app, view, request, number)
         profile = profile_of(engine, customer_id, number)
         if profile is None:
             return refuse(view, 404, "unknown_customer", f"no customer {customer_id!r} is known")
@@ -51,6 +54,22 @@ def add_pages(app: CrmApp, engine: Engine) -> None:
 def refuse(view: View, status: int, code: str, message: str) -> Response:
     """Answer with an error in the contract's shape."""
     return view.json({"error": {"code": code, "message": message}}, status=status)
+
+
+async def ask_owner(app: CrmApp, view: View, request: Request, number: int) -> Response:
+    """Pass a question on to the worker that holds a partition; once, so that none goes round."""
+    owners = app.router.external_topics_metadata()
+    urls = [url for url, topics in owners.items() if number in topics.get(CLICKS.topic, ())]
+    text = f"partition {number}, which holds this customer, is not open on any worker right now"
+    if not urls or urls[0] == str(app.conf.canonical_url) or ROUTED_HEADER in request.headers:
+        return refuse(view, 503, "partition_not_open", text)
+    target = URL(urls[0]).join(URL(str(request.rel_url), encoded=True))
+    try:
+        async with app.http_client.get(target, headers={ROUTED_HEADER: "1"}) as answer:
+            body, kind = await answer.text(), answer.content_type
+            return view.text(body, content_type=kind, status=answer.status)
+    except aiohttp.ClientError as error:
+        return refuse(view, 503, "partition_not_open", f"{text}: {error}")
 
 
 def profile_of(engine: Engine, customer_id: str, number: int) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import faust
@@ -25,7 +26,7 @@ from streams.admin import check_topics, wait_for_broker
 from streams.app import CrmApp, build_app
 from streams.catalog_reader import CatalogReader
 from streams.engine import Engine
-from streams.errors import DataDirectoryError, PortInUseError
+from streams.errors import DataDirectoryError, PortInUseError, WorkerCrashError
 from streams.metrics import Metrics
 from streams.outbox import Publisher
 from streams.settings import Settings
@@ -67,8 +68,8 @@ def locked_directory(settings: Settings) -> Iterator[None]:
         yield
 
 
-def probe_port(settings: Settings) -> None:
-    """Find out before Faust does whether the web port is free.
+def free_port(settings: Settings) -> int:
+    """Find out before Faust does whether the web port is free; for 0, find one that is.
 
     Raises
     ------
@@ -84,6 +85,7 @@ def probe_port(settings: Settings) -> None:
                 f"cannot listen on {settings.web_host}:{settings.web_port}: {error.strerror}; "
                 "choose another with --web-port"
             ) from error
+        return int(probe.getsockname()[1])
 
 
 class Worker:
@@ -101,6 +103,7 @@ class Worker:
         self._settings = settings
         self._on_ready = on_ready
         self._duties: list[asyncio.Task[None]] = []
+        self._services: list[asyncio.Task[None]] = []
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT; then checkpoint and leave the group.
@@ -114,7 +117,7 @@ class Worker:
         """
         # Until Faust sets its own log up; the level is the same.
         logging.basicConfig(level=self._settings.log_level.upper(), format=LOG_FORMAT)
-        probe_port(self._settings)
+        self._settings = replace(self._settings, web_port=free_port(self._settings))
         with locked_directory(self._settings):
             # By policy, since the consumer's thread makes a loop of its own.
             asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -137,13 +140,15 @@ class Worker:
                 redirect_stdouts=False,
             )
             worker.spinner = None
+            status: object = 0
             try:
                 worker.execute_from_commandline()
-            except SystemExit:
-                # How Faust says that it is done, whatever the reason was.
-                log.debug("the Faust worker ended")
+            except SystemExit as ended:  # how Faust says that it is done, whatever the reason was
+                status = ended.code
             if engine.failure is not None:
                 raise engine.failure
+            if status:
+                raise WorkerCrashError(f"the worker crashed: {worker.crash_reason!r}")
 
     async def _prepare(self) -> Engine:
         settings = self._settings
@@ -177,53 +182,70 @@ class Worker:
         async def start(*_: Any) -> None:
             for duty in (
                 duties.Delivery(engine).run(),
-                duties.checkpoint_forever(engine),
-                duties.save_models_forever(engine, self._store),
+                duties.checkpoint_until_stopped(engine),
+                duties.save_models_until_stopped(engine, self._store),
+            ):
+                self._duties.append(self._begin(engine, duty))
+            for service in (
                 duties.observe_forever(engine),
                 duties.Watchdog(engine).run(),
                 self._catalog.run(),
                 self._announce(engine),
                 self._end_on_failure(engine),
             ):
-                task = asyncio.ensure_future(duty)
-                task.add_done_callback(lambda done: self._on_duty_done(engine, done))
-                self._duties.append(task)
+                self._services.append(self._begin(engine, service))
 
         @app.on_before_shutdown.connect
         async def stop(*_: Any, **__: Any) -> None:
-            deadline = threading.Timer(self._settings.shutdown_seconds, self._give_up)
-            deadline.daemon = True
-            deadline.start()
+            self._set_deadline()
             await self._stop(engine)
 
     async def _stop(self, engine: Engine) -> None:
-        for duty in self._duties:
-            duty.cancel()
-        await asyncio.gather(*self._duties, return_exceptions=True)
-        if engine.failure is None:
+        """Let every duty finish what it has begun, checkpoint, and close.
+
+        A duty is never cancelled: what it holds in its hands would be lost.
+        """
+        for service in self._services:
+            service.cancel()
+        engine.stopping.set()
+        engine.wake.set()
+        try:
+            await asyncio.gather(*self._duties, *self._services, return_exceptions=True)
             await engine.checkpoint_all()
+        finally:
             for partition in engine.open_partitions():
                 partition.is_open = False
-            await duties.save_models(engine, self._store)
-        await engine.stop()
-        await self._catalog.stop()
-        await self._producer.stop()
+            await engine.stop()
+            await self._catalog.stop()
+            await self._producer.stop()
+
+    def _begin(self, engine: Engine, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start something that must not end by itself with an error."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda done: self._on_ended(engine, done))
+        return task
 
     @staticmethod
-    def _on_duty_done(engine: Engine, task: asyncio.Task[None]) -> None:
+    def _on_ended(engine: Engine, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             engine.fail(error)
 
+    def _set_deadline(self) -> None:
+        """End the process in `shutdown_seconds`, whatever hangs by then."""
+        deadline = threading.Timer(self._settings.shutdown_seconds, self._give_up)
+        deadline.daemon = True
+        deadline.start()
+
     async def _announce(self, engine: Engine) -> None:
         while not engine.is_ready:
-            engine.opened.clear()
-            await engine.opened.wait()
+            engine.changed.clear()
+            await engine.changed.wait()
         log.info("ready on http://%s:%d", self._settings.web_host, self._settings.web_port)
         self._on_ready()
 
-    @staticmethod
-    async def _end_on_failure(engine: Engine) -> None:
+    async def _end_on_failure(self, engine: Engine) -> None:
         await engine.failed.wait()
+        self._set_deadline()
         log.critical("the worker cannot go on: %s", engine.failure)
         os.kill(os.getpid(), signal.SIGTERM)
 

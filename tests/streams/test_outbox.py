@@ -75,3 +75,32 @@ async def test_an_output_that_the_broker_refuses_fails_the_checkpoint(
         await outbox.acknowledged(publisher)
     with pytest.raises(PublishError):
         await outbox.acknowledged(publisher)
+
+
+class BusyProducer:
+    """A producer that has no room and never will have."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+
+    def create_batch(self) -> Any:
+        return self._producer.create_batch()
+
+    async def send_batch(self, batch: Any, topic: str, partition: int) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_outputs_whose_sending_was_cancelled_are_not_forgotten(
+    producer: AIOKafkaProducer,
+) -> None:
+    outbox = Outbox()
+    outbox.add("anywhere", 0, Output(b"ada", b"1"))
+    sending = asyncio.ensure_future(
+        Publisher(BusyProducer(producer), Metrics("test")).publish(outbox)
+    )
+    await asyncio.sleep(0.05)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    with pytest.raises(PublishError):
+        await outbox.acknowledged(Publisher(producer, Metrics("test")))

@@ -35,7 +35,10 @@ def consumer_thread(chunk_records: int = 100, chunk_bytes: int = 10_000) -> Any:
     """Return a thread object that never ran: only what covers and seeks is looked at."""
     thread = BatchConsumerThread.__new__(BatchConsumerThread)
     thread._covered = {}
-    thread.app = SimpleNamespace(chunk_records=chunk_records, chunk_bytes=chunk_bytes)  # type: ignore[assignment] # all that covering asks of it
+    thread._generation = 1
+    thread.app = SimpleNamespace(
+        chunk_records=chunk_records, chunk_bytes=chunk_bytes, consumer_generation_id=1
+    )  # type: ignore[assignment] # all that covering asks of it
     thread.consumer = SimpleNamespace(_read_offset={})  # type: ignore[assignment] # likewise
     return thread
 
@@ -86,3 +89,25 @@ def test_many_records_become_several_chunks_without_a_hole_between_them() -> Non
     thread = consumer_thread(chunk_records=2)
     chunks = thread._cover(AssignedConsumer(20), CLICKS_0, [record(n) for n in (0, 1, 4, 5, 6)])
     assert [(chunk.start, chunk.end) for chunk in chunks] == [(0, 2), (2, 6), (6, 7)]
+
+
+def test_after_a_rebalance_nothing_counts_as_covered_by_what_was_read_before() -> None:
+    thread = consumer_thread()
+    consumer = AssignedConsumer(highwater=600)
+    thread._cover(consumer, CLICKS_0, [record(99)])
+    thread.app.consumer_generation_id = 2
+    thread._forget_other_generations()
+    (chunk,) = thread._cover(consumer, CLICKS_0, [record(500)])
+    assert (chunk.start, chunk.end) == (500, 501)
+
+
+def test_offsets_passed_without_a_record_are_covered_by_an_empty_chunk() -> None:
+    thread = consumer_thread()
+    consumer: Any = AssignedConsumer(highwater=8)
+    thread._cover(consumer, CLICKS_0, [record(5)])
+    state = SimpleNamespace(has_valid_position=True, position=8, highwater=8)
+    assignment = SimpleNamespace(state_value=lambda tp: state)
+    consumer._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    (chunk,) = thread._cover_nothing(consumer, CLICKS_0)
+    assert (chunk.start, chunk.end, chunk.records) == (6, 8, ())
+    assert thread._cover_nothing(consumer, CLICKS_0) == []

@@ -1,7 +1,6 @@
 """The watchdog: a stall ends the worker, quiet and a broker's silence do not."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +12,26 @@ from streams.errors import StalledError
 from streams.settings import Settings
 from tests.streams.workers import click, send
 
+CLICKS_0 = TP("clicks", 0)
+LIMIT_SECONDS = 60.0
 
-def engine_at(settings: Settings, offsets: dict[TP, int], quiet_seconds: float) -> Any:
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def engine_of(settings: Settings, durable: dict[TP, int]) -> Any:
     """Return what the watchdog looks at of an engine."""
     engine = SimpleNamespace(
         settings=settings,
         failure=None,
-        last_progress=time.monotonic() - quiet_seconds,
-        next_offsets=lambda: offsets,
+        opening={},
+        next_offsets=lambda: durable,
+        durable_offset=durable.get,
     )
 
     def fail(error: BaseException) -> None:
@@ -30,32 +41,50 @@ def engine_at(settings: Settings, offsets: dict[TP, int], quiet_seconds: float) 
     return engine
 
 
-async def looked_at(settings: Settings, waiting: bool, quiet_seconds: float) -> Any:
+async def watch(settings: Settings, engine: Any, *looks: tuple[float, int | None]) -> None:
+    """Look several times: after so many seconds, with so much durable."""
     await create_topics(settings)
     topic, _, record = click("ada", 1)
-    await send(settings.broker, [(topic, b"ada", record)], partition=0)
-    position = 0 if waiting else 10**6
-    engine = engine_at(settings, {TP("clicks", 0): position}, quiet_seconds)
-    watchdog = Watchdog(engine)
+    await send(settings.broker, [(topic, b"ada", record)] * 3, partition=0)
+    clock = Clock()
+    watchdog = Watchdog(engine, clock)
     await watchdog._consumer.start()
     try:
-        await watchdog._look()
+        for seconds, durable in looks:
+            clock.now += seconds
+            if durable is not None:
+                engine.next_offsets()[CLICKS_0] = durable
+            await watchdog.look()
         # aiokafka stumbles over a consumer that is stopped in the moment of its start.
         await asyncio.sleep(0.1)
     finally:
         await watchdog._consumer.stop()
-    return engine
 
 
 async def test_records_waiting_without_progress_end_the_worker(settings: Settings) -> None:
-    engine = await looked_at(settings, True, 10_000)
+    engine = engine_of(settings, {CLICKS_0: 0})
+    await watch(settings, engine, (1, None), (LIMIT_SECONDS + 1, None))
     assert isinstance(engine.failure, StalledError)
     assert "clicks-0" in str(engine.failure)
 
 
-async def test_a_worker_that_made_progress_lately_is_left_alone(settings: Settings) -> None:
-    assert (await looked_at(settings, True, 0)).failure is None
+async def test_a_worker_that_makes_progress_is_left_alone(settings: Settings) -> None:
+    engine = engine_of(settings, {CLICKS_0: 0})
+    await watch(settings, engine, (1, None), (LIMIT_SECONDS + 1, 1), (LIMIT_SECONDS - 1, None))
+    assert engine.failure is None
 
 
-async def test_a_worker_with_nothing_to_do_is_left_alone(settings: Settings) -> None:
-    assert (await looked_at(settings, False, 10_000)).failure is None
+async def test_a_worker_that_was_idle_for_long_is_not_blamed_when_work_comes(
+    settings: Settings,
+) -> None:
+    engine = engine_of(settings, {CLICKS_0: 10**9})
+    await watch(settings, engine, (1, None), (10**6, None), (LIMIT_SECONDS - 1, 0))
+    assert engine.failure is None
+
+
+async def test_a_partition_that_does_not_get_open_ends_the_worker(settings: Settings) -> None:
+    engine = engine_of(settings, {})
+    engine.opening[3] = 0.0
+    await watch(settings, engine, (10 * LIMIT_SECONDS + 1, None))
+    assert isinstance(engine.failure, StalledError)
+    assert "[3]" in str(engine.failure)

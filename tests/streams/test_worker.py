@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -273,3 +275,24 @@ async def test_offsets_are_committed_to_the_group_for_lag_tools(
         assert committed == ends[tp]
     finally:
         await consumer.stop()
+
+
+async def test_the_state_can_be_looked_into_while_the_worker_runs(
+    shop: tuple[str, WorkerProcess],
+) -> None:
+    worker = await give(shop, click("nia", 1))
+    await asyncio.sleep(1)
+    customers = int(worker.metric("crm_state_rows", table="customers"))
+    told = {}
+    for command in ("info", "verify"):
+        finished = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "streams", "state", command, "--data-dir", worker.data_dir],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        told[command] = finished.stdout
+    assert len(told["info"].splitlines()) == PARTITIONS
+    assert "clicks=" in told["info"]
+    assert told["verify"].splitlines()[-1] == f"{customers} rows in all"

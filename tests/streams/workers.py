@@ -44,6 +44,7 @@ class WorkerProcess:
         **settings: object,
     ) -> None:
         self.port = free_port()
+        self.data_dir = data_dir
         self.log_path = data_dir.parent / f"worker-{self.port}.log"
         self._command = [sys.executable, *command]
         chosen = {
