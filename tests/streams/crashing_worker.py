@@ -10,7 +10,10 @@ from streams.worker import Worker
 original = BatchConsumer.getmany
 
 
-async def break_on_news(self: BatchConsumer, timeout: float) -> AsyncIterator[Any]:
+async def break_on_news(
+    self: BatchConsumer,
+    timeout: float,  # noqa: ASYNC109 - Faust's name
+) -> AsyncIterator[Any]:
     async for item in original(self, timeout):
         yield item
         raise ZeroDivisionError("the fetcher broke")
