@@ -1,6 +1,6 @@
 # One worker, or any other command of crm-streams; runs as a user without rights.
 
-FROM python:3.13.11-slim-bookworm AS build
+FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/crm-streams
 COPY requirements.lock /src/
@@ -11,7 +11,7 @@ COPY operators /src/operators
 COPY state /src/state
 RUN /opt/crm-streams/bin/pip install --no-deps /src
 
-FROM python:3.13.11-slim-bookworm
+FROM python:3.11.14-slim-bookworm
 # What numba compiles is kept with the state, where the user may write.
 ENV PATH=/opt/crm-streams/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -109,7 +109,8 @@ class WorkerProcess:
         """Wait until `condition` holds; a worker that ended or takes too long fails the test."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the worker ended:\n{self.log[-3000:]}"
+            status = self.process.poll()
+            assert status is None, f"the worker ended with {status}:\n{self.log[-3000:]}"
             with contextlib.suppress(URLError, ConnectionError, TimeoutError):
                 if condition():
                     return
