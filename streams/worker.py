@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import fcntl
 import gc
 import logging
@@ -115,6 +116,8 @@ class Worker:
         Exception
             What ended the worker, where it could not go on.
         """
+        # A crash in compiled code then tells where it was.
+        faulthandler.enable()
         # Until Faust sets its own log up; the level is the same.
         logging.basicConfig(level=self._settings.log_level.upper(), format=LOG_FORMAT)
         self._settings = replace(self._settings, web_port=free_port(self._settings))
