@@ -15,6 +15,7 @@ from faust.types import TP
 from state.arrays import ArrayStore
 from streams.engine import Engine
 from streams.errors import StalledError
+from streams.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Delivery:
                 pass  # a customer's second is over, or it is time to look anyway
             engine.wake.clear()
             more = self.pay()
-            await self.send()
+            self.send()
             if more:
                 engine.wake.set()
             # The first event after a quiet moment is answered at once; under load this gathers
@@ -64,11 +65,17 @@ class Delivery:
         waits = [p.lists.seconds_until_due() for p in self._engine.partitions.values()]
         return min((wait for wait in waits if wait is not None), default=IDLE_SECONDS)
 
-    async def send(self) -> None:
-        """Hand every outbox to the producer."""
-        engine = self._engine
-        waiting = [p.outbox for p in engine.partitions.values() if p.outbox.waiting]
-        await asyncio.gather(*(engine.publisher.publish(outbox) for outbox in waiting))
+    def send(self) -> None:
+        """Have every outbox sent that is not being sent already; none waits for another."""
+        for partition in self._engine.partitions.values():
+            outbox = partition.outbox
+            if outbox.waiting and not outbox.sending.locked():
+                self._engine.spawn(self._publish(outbox))
+
+    async def _publish(self, outbox: Outbox) -> None:
+        await self._engine.publisher.publish(outbox)
+        if outbox.waiting:
+            self._engine.wake.set()
 
     def pay(self) -> bool:
         """Pay lists for one turn; return whether more could be paid at once."""

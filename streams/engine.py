@@ -196,7 +196,7 @@ class Engine:
         if not partition.is_seeking:
             log.warning("seeking back over a hole in %s", hole)
             partition.is_seeking = True
-            self._spawn(self._seek(partition))
+            self.spawn(self._seek(partition))
 
     async def _seek(self, partition: OpenPartition) -> None:
         try:
@@ -216,9 +216,9 @@ class Engine:
         for number in set(self.partitions) - numbers:
             self.partitions.pop(number).is_open = False
         for number in set(self._stores) - numbers:
-            self._spawn(self._close(number))
+            self.spawn(self._close(number))
         for number in sorted(numbers - set(self.partitions)):
-            self._spawn(self._open(number))
+            self.spawn(self._open(number))
         self.changed.set()
 
     def reopen(self, partition: OpenPartition) -> None:
@@ -226,7 +226,7 @@ class Engine:
         partition.is_open = False
         if self.partitions.get(partition.number) is partition:
             del self.partitions[partition.number]
-            self._spawn(self._open(partition.number))
+            self.spawn(self._open(partition.number))
 
     async def _close(self, number: int) -> None:
         """Give a partition up as it is on disk, unless it has come back meanwhile."""
@@ -341,7 +341,8 @@ class Engine:
                 partition.is_open = False
             self.failed.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside; an error in it means that the worker cannot go on."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
