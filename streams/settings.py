@@ -127,7 +127,7 @@ class Settings:
         int, About("Rows of customers that a worker keeps in memory.", 1_000, 100_000_000)
     ] = 1_000_000
     max_items: Annotated[int, About("Items that the models of a worker know.", 100, 10_000_000)] = (
-        100_000
+        50_000
     )
     chunk_records: Annotated[int, About("Records of one batch, at most.", 1, 100_000)] = 2_000
     chunk_bytes: Annotated[int, About("Bytes of one batch, at most.", 1 << 10, 256 << 20)] = 4 << 20
