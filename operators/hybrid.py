@@ -67,8 +67,8 @@ class Options(NamedTuple):
     neighbours: int = 64
     popularity_half_life_days: float = 7.0
     cooccurrence_half_life_days: float = 365.0
-    also_candidates: int = 128
-    popular_candidates: int = 48
+    also_candidates: int = 64
+    popular_candidates: int = 32
     test_share: float = 1 / 64
     quality_tests: int = 2000
 
