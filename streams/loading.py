@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -57,6 +58,7 @@ class Loader:
         self._models = models
         self._metrics = metrics
         self._options = SharedOptions()
+        self._opening = threading.Lock()
 
     def open_store(self, number: int) -> Partition:
         """Open the state of a partition on disk; blocks.
@@ -68,9 +70,11 @@ class Loader:
         """
         identity = Identity(self._cluster_id, tuple(SOURCES), number, self._settings.partitions)
         path = self._settings.data_dir / "partitions" / str(number)
-        return Partition.open(
-            path, identity=identity, layout=self._models.row_dtype, options=self._options
-        )
+        # One at a time: stores share options, cache and write buffers, and opening takes 20 ms.
+        with self._opening:
+            return Partition.open(
+                path, identity=identity, layout=self._models.row_dtype, options=self._options
+            )
 
     async def load(
         self, number: int, store: Partition, consumer: Offsets, caution: Caution
