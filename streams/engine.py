@@ -102,7 +102,10 @@ class Engine:
     @property
     def is_behind(self) -> bool:
         """Whether there is a backlog of more than a chunk or two."""
-        return sum(p.lag for p in self.partitions.values()) > 2 * self.settings.chunk_records
+        return (
+            sum(sum(p.lags().values()) for p in self.partitions.values())
+            > 2 * self.settings.chunk_records
+        )
 
     @property
     def is_ready(self) -> bool:

@@ -123,11 +123,6 @@ class OwedLists:
             else:
                 self._states[slot] = IDLE
 
-    @property
-    def ready(self) -> int:
-        """How many lists could be paid now, or would be once their rows are looked at."""
-        return len(self._ready)
-
     def seconds_until_due(self) -> float | None:
         """Seconds until the next cooling customer may be paid; None where nobody cools."""
         if not self._cooling:

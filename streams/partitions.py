@@ -98,10 +98,10 @@ class OpenPartition:
         owed = owed[rows.data["recommendations"]["lists"]["owed"][owed] > 0]
         self.lists.owe(owed, len(rows.data))
 
-    @property
-    def lag(self) -> int:
-        """Records of the source topics not yet applied, as far as known."""
-        return sum(max(0, end - self.progress.offsets.get(t, 0)) for t, end in self.ends.items())
+    def lags(self) -> dict[str, int]:
+        """Return how many records of each source topic are not applied yet, as far as known."""
+        offsets = self.progress.offsets
+        return {topic: max(0, end - offsets.get(topic, 0)) for topic, end in self.ends.items()}
 
     def apply(self, chunk: Chunk, now_ms: int) -> int:
         """Apply what of `chunk` is not applied yet; return how many records that were.
@@ -141,7 +141,7 @@ class OpenPartition:
         decoded = source.decode(records, now_ms)
         for refused in decoded.rejects:
             self._bury(source, refused, now_ms)
-        columns = self._keep_home(source, decoded.columns, records)
+        columns = self._keep_home(source, decoded.columns, records, now_ms)
         if not len(columns):
             return
         if not source.has_events:
@@ -214,12 +214,11 @@ class OpenPartition:
 
     def _erase(self, columns: Any) -> Any:
         """Apply customers' records in order: a tombstone removes the row as it is by then."""
-        for position in np.flatnonzero(columns.tombstone).tolist():
-            self.rows.remove([columns.customers[position]])
         last_tombstone = {
             columns.customers[position]: position
             for position in np.flatnonzero(columns.tombstone).tolist()
         }
+        self.rows.remove(last_tombstone)
         kept = [
             position
             for position, customer in enumerate(columns.customers)
@@ -227,7 +226,9 @@ class OpenPartition:
         ]
         return select(columns, np.array(kept, np.int64))
 
-    def _keep_home(self, source: Source, columns: Any, records: Sequence[Record]) -> Any:
+    def _keep_home(
+        self, source: Source, columns: Any, records: Sequence[Record], now_ms: int
+    ) -> Any:
         """Forward the records of customers who belong in another partition; return the rest."""
         strangers = np.flatnonzero(self.rows.slots_of(columns.customers) < 0)
         if not len(strangers):
@@ -239,26 +240,18 @@ class OpenPartition:
             return columns
         homes = home[home != self.number]
         for position, target in zip(astray.tolist(), homes.tolist(), strict=True):
-            self._forward(source, columns, records, position, target)
+            record = records[int(columns.positions[position])]
+            if columns.already_forwarded[position]:
+                self._bury(source, misplaced(record, int(columns.positions[position])), now_ms)
+            else:
+                self._forward(source, columns.customers[position], record, target)
         return select(columns, np.setdiff1d(np.arange(len(columns)), astray))
 
-    def _forward(
-        self, source: Source, columns: Any, records: Sequence[Record], position: int, target: int
-    ) -> None:
-        record = records[int(columns.positions[position])]
-        if columns.already_forwarded[position]:
-            refused = reject(
-                record,
-                int(columns.positions[position]),
-                Reason.MISPLACED,
-                "forwarded once and still in a partition that is not its customer's",
-            )
-            self._bury(source, refused, int(time.time() * 1000))
-            return
+    def _forward(self, source: Source, customer: str, record: Record, target: int) -> None:
         self._metrics.forwarded.labels(source.topic).inc()
         headers = [*record.headers, (FORWARDED_HEADER, str(self.number).encode())]
-        key = columns.customers[position].encode()
-        self.outbox.add(source.topic, target, Output(key, record.value, headers=headers))
+        output = Output(customer.encode(), record.value, headers=headers)
+        self.outbox.add(source.topic, target, output)
 
     def _without_poison(
         self, source: Source, records: Sequence[Record], now_ms: int
@@ -337,6 +330,12 @@ class OpenPartition:
     def lists_owed(self) -> int:
         """Count the customers who are owed a list."""
         return int(np.count_nonzero(self.rows.data["recommendations"]["lists"]["owed"]))
+
+
+def misplaced(record: Record, position: int) -> Reject:
+    """Refuse a record that was forwarded and is still not where its customer belongs."""
+    text = "forwarded once and still in a partition that is not its customer's"
+    return reject(record, position, Reason.MISPLACED, text)
 
 
 def describe_failure(error: BaseException) -> str:

@@ -132,7 +132,7 @@ class Settings:
     chunk_records: Annotated[int, About("Records of one batch, at most.", 1, 100_000)] = 2_000
     chunk_bytes: Annotated[int, About("Bytes of one batch, at most.", 1 << 10, 256 << 20)] = 4 << 20
     churn_horizon_days: Annotated[
-        int, About("A customer who buys nothing for this many days has churned.", 1, 3_650)
+        int, About("A customer who does nothing for this many days has churned.", 1, 3_650)
     ] = 90
     churn_alert_threshold: Annotated[
         float, About("Churn probability from which an alert is raised.", 0, 1)

@@ -101,8 +101,7 @@ def observe(engine: Engine) -> None:
         rows += len(partition.rows)
         size += partition.rows.nbytes
         metrics.watermark.labels(number).set(partition.progress.watermark_ms / 1000)
-        for topic, end in partition.ends.items():
-            lag = max(0, end - partition.progress.offsets.get(topic, 0))
+        for topic, lag in partition.lags().items():
             metrics.lag.labels(topic, number).set(lag)
     metrics.lists_owed.set(owed)
     metrics.state_rows.labels("customers").set(rows)

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -30,6 +29,7 @@ from streams.engine import Engine
 from streams.errors import DataDirectoryError, PortInUseError, WorkerCrashError
 from streams.metrics import Metrics
 from streams.outbox import Publisher
+from streams.ports import free_port
 from streams.settings import Settings
 from streams.topics import ALL, Direction
 from streams.warmup import compile_kernels
@@ -69,7 +69,7 @@ def locked_directory(settings: Settings) -> Iterator[None]:
         yield
 
 
-def free_port(settings: Settings) -> int:
+def web_port_of(settings: Settings) -> int:
     """Find out before Faust does whether the web port is free; for 0, find one that is.
 
     Raises
@@ -77,16 +77,13 @@ def free_port(settings: Settings) -> int:
     PortInUseError
         Where it is not.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.web_host, settings.web_port))
-        except OSError as error:
-            raise PortInUseError(
-                f"cannot listen on {settings.web_host}:{settings.web_port}: {error.strerror}; "
-                "choose another with --web-port"
-            ) from error
-        return int(probe.getsockname()[1])
+    try:
+        return free_port(settings.web_host, settings.web_port)
+    except OSError as error:
+        raise PortInUseError(
+            f"cannot listen on {settings.web_host}:{settings.web_port}: {error.strerror}; "
+            "choose another with --web-port"
+        ) from error
 
 
 class Worker:
@@ -120,7 +117,7 @@ class Worker:
         faulthandler.enable()
         # Until Faust sets its own log up; the level is the same.
         logging.basicConfig(level=self._settings.log_level.upper(), format=LOG_FORMAT)
-        self._settings = replace(self._settings, web_port=free_port(self._settings))
+        self._settings = replace(self._settings, web_port=web_port_of(self._settings))
         with locked_directory(self._settings):
             # By policy, since the consumer's thread makes a loop of its own.
             asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())

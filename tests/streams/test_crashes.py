@@ -14,6 +14,7 @@ import pytest
 from streams.admin import create_topics
 from streams.broker import EmbeddedBroker
 from streams.partitioner import partition_of
+from streams.ports import free_port
 from streams.settings import Settings
 from tests.streams.workers import (
     PARTITIONS,
@@ -21,7 +22,6 @@ from tests.streams.workers import (
     WorkerProcess,
     chat,
     click,
-    free_port,
     order,
     read,
     send,

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,11 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
+
+from streams.ports import free_port
+from streams.reading import read_to_end
+from streams.settings import Settings
 
 START_TS_MS = 1_700_000_000_000
 PARTITIONS = 4
@@ -25,12 +28,6 @@ WAIT_SECONDS = 60.0
 Record = Mapping[str, Any] | bytes | None
 Sent = tuple[str, str | bytes | None, Record]
 Event = tuple[str, str, dict[str, Any]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class WorkerProcess:
@@ -171,23 +168,8 @@ async def send(broker_url: str, records: Iterable[Sent], partition: int | None =
 
 async def read(broker_url: str, topic: str) -> list[dict[str, Any]]:
     """Read everything that is in a topic by now."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=broker_url.removeprefix("kafka://"), auto_offset_reset="earliest"
-    )
-    await consumer.start()
-    try:
-        await consumer.topics()
-        numbers = consumer.partitions_for_topic(topic) or set()
-        tps = [TopicPartition(topic, number) for number in sorted(numbers)]
-        consumer.assign(tps)
-        ends = await consumer.end_offsets(tps)
-        found: list[dict[str, Any]] = []
-        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                found += [json.loads(record.value) for record in records]
-        return found
-    finally:
-        await consumer.stop()
+    settings = Settings(broker=broker_url)
+    return [json.loads(record.value) async for record in read_to_end(settings, topic)]
 
 
 def click(customer: str, number: int, item: str = "mug", **fields: Any) -> Event:
