@@ -2,7 +2,7 @@
 # versions and hashes of the lock files. A second run installs nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test check lint format bench lock clean
+.PHONY: help install dev demo kafka test check lint format bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,9 @@ dev: $(VENV)/.installed-dev ## Install what its developers need as well
 
 demo: install ## Show the engine at work on this machine (ARGS: see crm-streams demo --help)
 	@$(BIN)/crm-streams demo $(ARGS)
+
+kafka: install ## Run an Apache Kafka broker on this machine (ARGS: --port P)
+	@$(BIN)/python -m benchmarks.kafka $(ARGS)
 
 test: dev ## Run the tests (ARGS: see pytest --help)
 	$(BIN)/pytest $(ARGS)
