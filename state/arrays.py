@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from state.directories import sync_directory
 from state.errors import CorruptStateError, LayoutMismatchError, StateUnavailableError
 
 MAGIC = b"crm-arrays-1\n"
@@ -105,7 +106,7 @@ class ArrayStore:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._path)
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         except OSError as error:
             raise StateUnavailableError(
                 f"cannot write {self._path} ({error.strerror}): "
@@ -169,12 +170,3 @@ def _read(stream: io.BytesIO, most_bytes: int) -> NDArray[Any]:
 
 def _crc_bytes(crc: int) -> bytes:
     return crc.to_bytes(CRC_BYTES, "little")
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,18 @@ class StateError(Exception):
 
 
 class RowsFullError(StateError):
-    """More customers than the cap on rows allows."""
+    """More customers than the cap on rows allows.
+
+    Attributes
+    ----------
+    checkpoint_helps
+        Whether there is room once what changed is durable: rows that wait for a checkpoint
+        cannot leave the memory before it.
+    """
+
+    def __init__(self, text: str, *, checkpoint_helps: bool = False) -> None:
+        super().__init__(text)
+        self.checkpoint_helps = checkpoint_helps
 
 
 class LayoutMismatchError(StateError):

@@ -4,6 +4,7 @@ Everything lies in the default column family, under a key whose first byte says 
 
     00 "header"      format version, identity, layout of each table; JSON, written once
     00 "progress"    source offsets, largest timestamps, watermark, last sweep; JSON
+    00 "changelog"   position in the changelog, where there is one; JSON
     01 key           table "customers": the row's raw bytes under the customer's UTF-8 id
 
 One column family is one log and one order of flushing. So whatever prefix of the log survives a
@@ -14,17 +15,30 @@ cut off in the same way, at a checkpoint; any other damage is a `CorruptStateErr
 What survives: a batch that `write` returned from is in the operating system's hands, and a
 killed process loses none of it. After a power cut whole batches may be missing from the tail,
 rows and offsets together, unless `SharedOptions.sync` is set.
+
+Pages of a rebuild do not go through the log. RocksDB writes them to its files in their order, so
+what survives of them is a prefix too, with the position that belongs to it. All of them are in
+files before anything is logged behind them.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
-from rocksdict import AccessType, DbClosedError, Rdict, WriteBatch
+from rocksdict import DbClosedError, Rdict, WriteBatch
 
+from state.changelog import ChangelogPage
+from state.description import (
+    PartitionDescription,
+    TableDescription,
+    describe,
+    describe_partition,
+)
+from state.directories import set_aside
 from state.errors import (
     CorruptStateError,
     ForeignStateError,
@@ -34,46 +48,38 @@ from state.errors import (
 )
 from state.layout import FORMAT_VERSION, fingerprint
 from state.records import (
+    CHANGELOG_KEY,
     CUSTOMERS,
     HEADER_KEY,
     PROGRESS_KEY,
+    ChangelogPosition,
     Header,
     Identity,
     Progress,
+    read_changelog_position,
     read_customers,
+    read_customers_after,
     read_header,
     read_progress,
 )
-from state.rocks import REBUILD, SharedOptions, named_errors, wait_for_flushes
+from state.rocks import REBUILD, UNLOGGED, SharedOptions, named_errors, wait_for_flushes
 from state.rows import KeyedRows, RowsSnapshot
 
 __all__ = [
+    "ChangelogPosition",
     "Identity",
     "Partition",
     "PartitionDescription",
     "Progress",
     "SharedOptions",
+    "TableDescription",
     "describe_partition",
+    "set_aside",
 ]
-
 
 # Stands in the directory from the first header on. RocksDB takes some damage for a new, empty
 # database, and even tidies the old one's files away; the marker tells them apart every time.
 MARKER = "HEADER_WRITTEN"
-
-
-@dataclass(frozen=True)
-class PartitionDescription:
-    """What lies in a partition's directory; `rows` were counted with all checksums verified."""
-
-    path: Path
-    identity: Identity
-    format_version: int
-    layout: str
-    rows: int
-    bytes_on_disk: int
-    offsets: dict[str, int]
-    watermark_ms: int
 
 
 class Partition:
@@ -83,7 +89,7 @@ class Partition:
     --------
     >>> from tempfile import TemporaryDirectory
     >>> layout = np.dtype([("clicks", np.int64)])
-    >>> identity = Identity("cluster-1", ("clicks", "purchases"), 0, 8)
+    >>> identity = Identity("cluster-1", ("clicks", "purchases"), 0, 8, "shop")
     >>> rows = KeyedRows(layout, max_rows=1000)
     >>> rows.data["clicks"][rows.claim(["ada"])] = 3
     >>> with TemporaryDirectory() as directory:
@@ -107,6 +113,7 @@ class Partition:
         self._layout = layout
         self._sync = sync
         self._write_failed = False
+        self._has_unlogged = False
 
     @classmethod
     def open(
@@ -138,7 +145,7 @@ class Partition:
         partition = cls(path, db, layout, sync=options.sync)
         try:
             partition._admit(identity)
-        except StateError:
+        except BaseException:
             partition.close()
             raise
         return partition
@@ -148,8 +155,55 @@ class Partition:
         """The progress as stored with the last `write`; empty in a new partition."""
         return read_progress(self._db, self._path)
 
+    @property
+    def changelog_position(self) -> ChangelogPosition | None:
+        """The position in the changelog as last stored; None where none ever was."""
+        return read_changelog_position(self._db, self._path)
+
+    def read_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """Return the row of each UTF-8 key, None where there is none; blocks, 1.5 µs a key.
+
+        Raises
+        ------
+        CorruptStateError
+            When a block's checksum or a row's size is wrong.
+        StateUnavailableError
+            When the disk fails.
+        """
+        with named_errors(self._path):
+            rows: Any = self._db.get([CUSTOMERS + key for key in keys])
+        self._require_size(row for row in rows if row is not None)
+        return list(rows)
+
+    def read_page(self, after: bytes | None, most: int) -> tuple[list[bytes], list[bytes]]:
+        """Read the next customers in the order of their keys.
+
+        Parameters
+        ----------
+        after
+            The last key of the page before; None for the first page.
+        most
+            Customers, ≥ 1; fewer come at the end only.
+
+        Returns
+        -------
+        Their UTF-8 keys and their rows.
+
+        Raises
+        ------
+        CorruptStateError
+            When a block's checksum or a row's size is wrong.
+        StateUnavailableError
+            When the disk fails.
+        """
+        keys, rows = read_customers_after(self._db, self._path, after, most)
+        self._require_size(rows)
+        return keys, rows
+
     def load_rows(self, into: KeyedRows) -> int:
-        """Read all rows into `into`, as clean ones.
+        """Read all rows, and bring into `into`, as clean ones, as many as there is room for.
+
+        Rows that stay out are cold, and `into` knows. Pinned ones never stay out.
 
         Returns
         -------
@@ -162,7 +216,7 @@ class Partition:
         LayoutMismatchError
             When `into` has another row layout.
         RowsFullError
-            When the rows do not fit.
+            When the pinned rows do not fit, or when `into` has no cold store and any does not.
         StateUnavailableError
             When the disk fails.
         """
@@ -171,19 +225,22 @@ class Partition:
                 f"the rows to fill have another layout than the state in {self._path}: "
                 "open it with their layout"
             )
-        loaded = 0
-        for keys, values in read_customers(self._db, self._path):
-            if set(map(len, values)) != {self._layout.itemsize}:
-                raise CorruptStateError(
-                    f"the state in {self._path} holds a row that is not "
-                    f"{self._layout.itemsize} bytes long: {REBUILD}"
-                )
-            into.load(keys, b"".join(values))
-            loaded += len(keys)
-        return loaded
+        count = 0
+        for keys, rows in read_customers(self._db, self._path):
+            self._require_size(rows)
+            into.load_what_fits(keys, b"".join(rows))
+            count += len(keys)
+        return count
 
-    def write(self, snapshot: RowsSnapshot, progress: Progress) -> None:
+    def write(
+        self,
+        snapshot: RowsSnapshot,
+        progress: Progress,
+        position: ChangelogPosition | None = None,
+    ) -> None:
         """Make a checkpoint durable: changed rows, deleted rows and progress, all or nothing.
+
+        With them goes the position in the changelog, where there is one.
 
         Blocks, so call it in a worker thread, one call at a time. RocksDB's part of it (2 µs for
         a row of 1,000 bytes) keeps the interpreter lock all the same; waiting for the disk does
@@ -197,24 +254,29 @@ class Partition:
             batch is then gone, rows and progress together (with `sync`, it may also be there
             as a whole).
         """
-        if self._write_failed:
-            raise StateUnavailableError(
-                f"an earlier write to {self._path} failed: close it and open it again"
-            )
-        size = snapshot.row_bytes
-        if size != self._layout.itemsize:
-            raise ValueError(f"rows of {size} bytes do not fit {self._layout.itemsize}")
-        batch = WriteBatch(raw_mode=True)
-        for key in snapshot.deleted:
-            batch.delete(CUSTOMERS + key)
-        for key, start in zip(snapshot.keys, range(0, len(snapshot.rows), size), strict=True):
-            batch.put(CUSTOMERS + key, snapshot.rows[start : start + size])
+        batch = self._batch(snapshot, position)
         batch.put(PROGRESS_KEY, msgspec.json.encode(progress))
         self._commit(batch, sync=self._sync)
 
+    def take_in(self, page: ChangelogPage, position: ChangelogPosition) -> None:
+        """Follow the changelog: store a page of it and the position behind it, all or nothing.
+
+        While `position` is not whole, pages may be lost with the process, the last ones first and
+        each with its position. Blocks, as `write` does.
+
+        Raises
+        ------
+        StateUnavailableError
+            When the disk fails; see `write`.
+        """
+        batch = self._batch(page, position)
+        if page.progress is not None:
+            batch.put(PROGRESS_KEY, msgspec.json.encode(page.progress))
+        self._commit(batch, sync=self._sync, logged=position.whole)
+
     def describe(self) -> PartitionDescription:
         """Count and verify everything that is stored; see `describe_partition`."""
-        return _describe(self._db, self._path)
+        return describe(self._db, self._path)
 
     def close(self) -> None:
         """Give the directory free for others; no `write` may be running. Twice does no harm."""
@@ -243,10 +305,41 @@ class Partition:
         with named_errors(self._path):
             marker.touch()
 
-    def _commit(self, batch: WriteBatch, *, sync: bool) -> None:
+    def _batch(
+        self, changes: RowsSnapshot | ChangelogPage, position: ChangelogPosition | None
+    ) -> WriteBatch:
+        """Begin a batch with changed and deleted rows and the position."""
+        if self._write_failed:
+            raise StateUnavailableError(
+                f"an earlier write to {self._path} failed: close it and open it again"
+            )
+        size, rows = changes.row_bytes, changes.rows
+        if size != self._layout.itemsize:
+            raise ValueError(f"rows of {size} bytes do not fit {self._layout.itemsize}")
+        batch = WriteBatch(raw_mode=True)
+        for key in changes.deleted:
+            batch.delete(CUSTOMERS + key)
+        for key, start in zip(changes.keys, range(0, len(rows), size), strict=True):
+            batch.put(CUSTOMERS + key, rows[start : start + size])
+        if position is None:
+            # The rows go on without their changelog, so they are at none of its positions.
+            batch.delete(CHANGELOG_KEY)
+        else:
+            batch.put(CHANGELOG_KEY, msgspec.json.encode(position))
+        return batch
+
+    def _commit(self, batch: WriteBatch, *, sync: bool, logged: bool = True) -> None:
         try:
             with named_errors(self._path):
                 wait_for_flushes(self._db)
+                if not logged:
+                    self._has_unlogged = True
+                    self._db.write(batch, UNLOGGED)
+                    return
+                if self._has_unlogged:
+                    # After a crash the log alone would be a state with a hole before it.
+                    self._db.flush()
+                    self._has_unlogged = False
                 self._db.write(batch)
                 if sync:
                     # Not WriteOptions.sync: that would wait with the interpreter lock held.
@@ -255,30 +348,13 @@ class Partition:
             self._write_failed = True
             raise
 
-
-def describe_partition(path: Path) -> PartitionDescription:
-    """Describe the state in the directory `path`, even while a worker has it open.
-
-    Reads every row and verifies every checksum on the way; changes nothing that is stored.
-
-    Raises
-    ------
-    CorruptStateError
-        When something cannot be read for damage.
-    LayoutMismatchError
-        When another format version wrote it.
-    StateUnavailableError
-        When there is no state at `path`, or the disk fails.
-    """
-    if not (path / "CURRENT").is_file():
-        raise StateUnavailableError(f"there is no state in {path}: name a partition's directory")
-    with named_errors(path):
-        # All files open at once, so that none can be removed under the reader.
-        db = SharedOptions(max_open_files=-1).open(path, AccessType.read_only(False))
-    try:
-        return _describe(db, path)
-    finally:
-        db.close()
+    def _require_size(self, rows: Iterable[bytes]) -> None:
+        """Refuse stored rows that are not as long as the layout."""
+        if not set(map(len, rows)) <= {self._layout.itemsize}:
+            raise CorruptStateError(
+                f"the state in {self._path} holds a row that is not "
+                f"{self._layout.itemsize} bytes long: {REBUILD}"
+            )
 
 
 def _require_same(stored: Header, expected: Header, path: Path) -> None:
@@ -294,30 +370,3 @@ def _require_same(stored: Header, expected: Header, path: Path) -> None:
             f"the state in {path} was written with another row layout, by another version or "
             f"with other settings: run with those, or {REBUILD}"
         )
-
-
-def _describe(db: Rdict, path: Path) -> PartitionDescription:
-    header = read_header(db, path)
-    if header is None:
-        raise CorruptStateError(f"the state in {path} has no header: {REBUILD}")
-    progress = read_progress(db, path)
-    return PartitionDescription(
-        path=path,
-        identity=header.identity,
-        format_version=header.format_version,
-        layout=header.layouts["customers"],
-        rows=sum(len(keys) for keys, _ in read_customers(db, path)),
-        bytes_on_disk=_bytes_on_disk(path),
-        offsets=progress.offsets,
-        watermark_ms=progress.watermark_ms,
-    )
-
-
-def _bytes_on_disk(path: Path) -> int:
-    total = 0
-    with named_errors(path):
-        for file in path.iterdir():
-            # A compaction may remove a file between listing it and looking at it.
-            with suppress(FileNotFoundError):
-                total += file.stat().st_size
-    return total

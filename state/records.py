@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from rocksdict import Rdict
+from rocksdict import Rdict, RdictIter
 
 from state.errors import CorruptStateError, LayoutMismatchError
 from state.layout import FORMAT_VERSION
@@ -14,6 +14,7 @@ from state.rocks import REBUILD, named_errors
 
 HEADER_KEY = b"\x00header"
 PROGRESS_KEY = b"\x00progress"
+CHANGELOG_KEY = b"\x00changelog"
 CUSTOMERS = b"\x01"
 
 # Rows read and handed on at a time when a partition is loaded.
@@ -36,12 +37,15 @@ class Identity:
         Number of the source partition.
     partitions
         Number of partitions of each source topic.
+    app_id
+        The application's name: another one has another changelog.
     """
 
     cluster_id: str
     topics: tuple[str, ...]
     partition: int
     partitions: int
+    app_id: str
 
 
 @dataclass
@@ -64,6 +68,25 @@ class Progress:
     max_ts_ms: dict[str, int] = field(default_factory=dict)
     watermark_ms: int = 0
     sweep_ms: int = 0
+
+
+@dataclass(frozen=True)
+class ChangelogPosition:
+    """How much of the changelog the rows and the progress hold.
+
+    Attributes
+    ----------
+    offset
+        Next offset of the changelog to take in.
+    as_of_ms
+        Broker's time of the newest record or checkpoint taken in, ms since the epoch.
+    whole
+        Whether rows and progress are those of one checkpoint; False in the middle of a rebuild.
+    """
+
+    offset: int
+    as_of_ms: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -96,31 +119,59 @@ def read_progress(db: Rdict, path: Path) -> Progress:
     return _record(db, path, PROGRESS_KEY, Progress) or Progress()
 
 
+def read_changelog_position(db: Rdict, path: Path) -> ChangelogPosition | None:
+    """Read the position in the changelog; None where there is none."""
+    return _record(db, path, CHANGELOG_KEY, ChangelogPosition)
+
+
 def read_customers(db: Rdict, path: Path) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Read the customers' table, `LOAD_ROWS` keys and rows at a time."""
-    # A cursor, not `items()`: that one ends early and in silence at a damaged block.
+    """Read the customers' table as it is now, `LOAD_ROWS` keys and rows at a time."""
     cursor = db.iter()
     try:
         with named_errors(path):
             cursor.seek(CUSTOMERS)
         while True:
-            keys: list[bytes] = []
-            values: list[bytes] = []
-            with named_errors(path):
-                while len(keys) < LOAD_ROWS and cursor.valid():
-                    key: bytes = cursor.key()
-                    if not key.startswith(CUSTOMERS):
-                        break
-                    keys.append(key[len(CUSTOMERS) :])
-                    values.append(cursor.value())
-                    cursor.next()
-                cursor.status()
+            keys, rows = _take(cursor, path, LOAD_ROWS)
             if not keys:
                 return
-            yield keys, values
+            yield keys, rows
     finally:
         # A cursor that lives on in a traceback would keep the directory locked.
         del cursor
+
+
+def read_customers_after(
+    db: Rdict, path: Path, after: bytes | None, most: int
+) -> tuple[list[bytes], list[bytes]]:
+    """Read the keys and rows of the `most` customers behind the key `after`, None for the first."""
+    cursor = db.iter()
+    try:
+        with named_errors(path):
+            # Nothing lies between a key and that key with a zero byte behind it.
+            cursor.seek(CUSTOMERS if after is None else CUSTOMERS + after + b"\x00")
+        return _take(cursor, path, most)
+    finally:
+        del cursor
+
+
+def _take(cursor: RdictIter, path: Path, most: int) -> tuple[list[bytes], list[bytes]]:
+    """Read up to `most` customers from where the cursor stands; leave it behind them."""
+    # A cursor, not `items()`: that one ends early and in silence at a damaged block.
+    keys: list[bytes] = []
+    rows: list[bytes] = []
+    try:
+        with named_errors(path):
+            while len(keys) < most and cursor.valid():
+                key: bytes = cursor.key()
+                if not key.startswith(CUSTOMERS):
+                    break
+                keys.append(key[len(CUSTOMERS) :])
+                rows.append(cursor.value())
+                cursor.next()
+            cursor.status()
+    finally:
+        del cursor
+    return keys, rows
 
 
 def _record(db: Rdict, path: Path, key: bytes, kind: type[Record]) -> Record | None:

@@ -14,6 +14,7 @@ from rocksdict import (
     Options,
     Rdict,
     WriteBufferManager,
+    WriteOptions,
 )
 
 from state.errors import (
@@ -22,11 +23,19 @@ from state.errors import (
     StateLockedError,
     StateUnavailableError,
 )
+from state.logs import require_readable_logs
 
 # Full write buffers of one partition that may be waiting for the disk before a write waits.
 UNFLUSHED_BUFFERS_WAITED_FOR = 4
 WAIT_SECONDS = 0.002
 MOST_WAITS = 1000
+
+# Of the filter that tells, a key, whether a file may hold it at all: wrong one time in a hundred.
+BLOOM_BITS = 10
+
+UNLOGGED = WriteOptions()
+# rocksdict's stub takes this attribute for a method.
+UNLOGGED.disable_wal = True  # type: ignore[method-assign, assignment]
 
 REBUILD = "remove that directory to rebuild it"
 
@@ -67,6 +76,7 @@ class SharedOptions:
         blocks.set_block_cache(self.cache)
         blocks.set_cache_index_and_filter_blocks(True)
         blocks.set_format_version(5)
+        blocks.set_bloom_filter(BLOOM_BITS, block_based=False)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_block_based_table_factory(blocks)
@@ -81,7 +91,8 @@ class SharedOptions:
         self._options = options
 
     def open(self, path: Path, access: AccessType | None = None) -> Rdict:
-        """Open the RocksDB at `path`, to read and write unless told otherwise."""
+        """Open the RocksDB in the directory `path`, to read and write unless told otherwise."""
+        require_readable_logs(path, REBUILD)
         # Named for the column family too: rocksdict would otherwise take its options from the
         # last run's file, with a cache of its own for each partition.
         families = {"default": self._options}
@@ -117,7 +128,8 @@ def named_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StateUnavailableError(
-            f"cannot use {path} ({error.strerror}): choose a directory that can be written"
+            # rocksdict's own have a text only.
+            f"cannot use {path} ({error.strerror or error}): choose a directory that can be written"
         ) from error
     except DbClosedError as error:
         raise StateUnavailableError(f"the state in {path} was closed: open it again") from error

@@ -20,7 +20,14 @@ from state.errors import (
     StateUnavailableError,
 )
 from state.layout import fingerprint
-from state.partition import Identity, Progress, SharedOptions, describe_partition
+from state.partition import (
+    ChangelogPosition,
+    Identity,
+    Progress,
+    SharedOptions,
+    TableDescription,
+    describe_partition,
+)
 from state.rows import KeyedRows
 from tests.state.partitions import (
     IDENTITY,
@@ -107,6 +114,86 @@ def test_rows_beyond_the_cap_are_refused_on_loading(tmp_path: Path) -> None:
     partition.close()
 
 
+def rows_at(path: Path) -> dict[bytes, bytes]:
+    partition = open_at(path)
+    try:
+        return dict(zip(*partition.read_page(None, 10_000), strict=True))
+    finally:
+        partition.close()
+
+
+def test_many_rows_are_read_at_once_and_absent_ones_are_none(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    stored = rows_at(tmp_path / "p")
+    partition = open_at(tmp_path / "p")
+    asked = [b"customer-7", b"nobody", b"customer-299", b"customer-7", b""]
+    expected = [stored.get(key) for key in asked]
+    assert partition.read_many(asked) == expected
+    assert [row is None for row in expected] == [False, True, False, False, True]
+    assert partition.read_many([]) == []
+    partition.close()
+
+
+@pytest.mark.parametrize("most", [1, 7, 299, 300, 301])
+def test_pages_follow_each_other_without_gaps(tmp_path: Path, most: int) -> None:
+    make_state(tmp_path / "p")
+    stored = rows_at(tmp_path / "p")
+    partition = open_at(tmp_path / "p")
+    read: dict[bytes, bytes] = {}
+    after: bytes | None = None
+    while True:
+        keys, rows = partition.read_page(after, most)
+        if not keys:
+            break
+        assert len(keys) == len(rows) <= most
+        assert not set(keys) & set(read)
+        read |= dict(zip(keys, rows, strict=True))
+        after = keys[-1]
+    assert list(read) == sorted(stored)
+    assert read == stored
+    partition.close()
+
+
+def test_a_page_begins_behind_a_key_that_was_deleted_since(tmp_path: Path) -> None:
+    partition = open_at(tmp_path / "p")
+    rows = new_rows()
+    rows.claim(["a", "a\0", "ab", "b", "c"])
+    partition.write(rows.take_snapshot(), Progress())
+    rows.settle()
+    assert partition.read_page(b"a", 2)[0] == [b"a\0", b"ab"]
+    rows.remove(["ab"])
+    partition.write(rows.take_snapshot(), Progress())
+    assert partition.read_page(b"ab", 9)[0] == [b"b", b"c"]
+    assert partition.read_page(b"c", 9) == ([], [])
+    partition.close()
+
+
+def test_rows_beyond_the_cap_stay_cold_and_can_be_found(tmp_path: Path) -> None:
+    make_state(tmp_path / "p")
+    partition = open_at(tmp_path / "p")
+    rows = KeyedRows(ROW, max_rows=100, cold=partition)
+    assert partition.load_rows(rows) == 300
+    assert (len(rows), rows.has_cold) == (100, True)
+    for number in range(300):
+        (slot,) = rows.find([f"customer-{number}"])
+        assert rows.data["count"][slot] == 3
+    assert rows.find(["nobody"]).tolist() == [-1]
+    partition.close()
+
+
+def test_a_checkpoint_without_a_position_is_at_none_in_any_changelog(tmp_path: Path) -> None:
+    partition = open_at(tmp_path / "p")
+    assert partition.changelog_position is None
+    position = ChangelogPosition(7, as_of_ms=8, whole=True)
+    partition.write(new_rows().take_snapshot(), Progress(), position)
+    partition.write(new_rows().take_snapshot(), Progress({"clicks": 1}))
+    partition.close()
+    partition = open_at(tmp_path / "p")
+    assert partition.changelog_position is None
+    assert partition.progress == Progress({"clicks": 1})
+    partition.close()
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -114,8 +201,9 @@ def test_rows_beyond_the_cap_are_refused_on_loading(tmp_path: Path) -> None:
         replace(IDENTITY, topics=("clicks",)),
         replace(IDENTITY, partition=4),
         replace(IDENTITY, partitions=16),
+        replace(IDENTITY, app_id="other-shop"),
     ],
-    ids=["cluster", "topics", "partition", "partitions"],
+    ids=["cluster", "topics", "partition", "partitions", "app"],
 )
 def test_state_of_another_identity_is_refused(tmp_path: Path, other: Identity) -> None:
     make_state(tmp_path / "p")
@@ -146,7 +234,7 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
         open_at(tmp_path / "p")
 
 
-@pytest.mark.parametrize("key", [records.HEADER_KEY, records.PROGRESS_KEY])
+@pytest.mark.parametrize("key", [records.HEADER_KEY, records.PROGRESS_KEY, records.CHANGELOG_KEY])
 def test_a_record_that_is_not_what_it_should_be_is_named(tmp_path: Path, key: bytes) -> None:
     make_state(tmp_path / "p")
     overwrite_record(tmp_path / "p", key, b'{"format_version": 1, "offsets": 7}')
@@ -160,8 +248,13 @@ def test_a_row_of_another_size_is_named(tmp_path: Path) -> None:
     partition = open_at(tmp_path / "p")
     with pytest.raises(CorruptStateError, match="a row that is not 216 bytes long"):
         partition.load_rows(new_rows())
+    with pytest.raises(CorruptStateError, match="a row that is not 216 bytes long"):
+        partition.read_many([b"ada"])
+    with pytest.raises(CorruptStateError, match="a row that is not 216 bytes long"):
+        partition.read_page(None, 5)
     partition.close()
-    assert describe_partition(tmp_path / "p").rows == 301
+    with pytest.raises(CorruptStateError, match=r"rows of different sizes \[5, 216\]"):
+        describe_partition(tmp_path / "p")
 
 
 def test_state_that_this_process_holds_is_named(tmp_path: Path) -> None:
@@ -226,6 +319,8 @@ def test_a_description_counts_what_is_stored_even_while_it_is_open(tmp_path: Pat
     write_count(partition, new_rows(), 5)
     description = describe_partition(path)
     assert (description.rows, description.offsets) == (300, {"clicks": 5})
+    assert description.tables == {"customers": TableDescription(300, 216, 300 * 216)}
+    assert description.changelog == ChangelogPosition(5, 5_000, whole=True)
     assert description.identity == IDENTITY
     assert description.layout == fingerprint(ROW)
     assert description.bytes_on_disk > 300 * 200
@@ -235,6 +330,56 @@ def test_a_description_counts_what_is_stored_even_while_it_is_open(tmp_path: Pat
     write_count(partition, new_rows(), 6)
     partition.close()
     assert read_count(path) == 6
+
+
+def test_an_empty_state_is_described(tmp_path: Path) -> None:
+    open_at(tmp_path / "p").close()
+    description = describe_partition(tmp_path / "p")
+    assert description.tables == {"customers": TableDescription(0, 0, 0)}
+    assert description.changelog is None
+
+
+def test_a_state_is_described_while_a_busy_worker_removes_files(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from state.partition import SharedOptions
+from tests.state.partitions import new_rows, open_at, write_count
+options = SharedOptions(write_buffer_bytes=256 << 10)
+partition, rows = open_at(Path(sys.argv[1]), options=options), new_rows()
+for count in range(1, 1_000_000):
+    write_count(partition, rows, count)
+    if count == 1:
+        print(flush=True)
+"""
+    path, seen = tmp_path / "p", [0]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for _ in range(20):
+                description = describe_partition(path)
+                assert description.rows == 300
+                assert description.changelog is not None
+                assert description.changelog.offset == description.offsets["clicks"]
+                seen.append(description.offsets["clicks"])
+        finally:
+            process.kill()
+    assert seen == sorted(seen)
+    assert len(list(path.glob("*.sst"))) > 1
+
+
+def test_files_that_change_all_the_time_are_given_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_state(tmp_path / "p")
+    names = iter(range(10_000))
+    monkeypatch.setattr("state.description._data_files", lambda path: {str(next(names))})
+    with pytest.raises(StateUnavailableError, match="change faster than they can be opened"):
+        describe_partition(tmp_path / "p")
+    assert next(names) < 1_000
 
 
 def test_a_directory_without_state_is_named_and_not_created(tmp_path: Path) -> None:

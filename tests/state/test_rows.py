@@ -27,6 +27,13 @@ def clicks_of(rows: KeyedRows, *keys: str) -> list[int]:
     return clicks
 
 
+def written(rows: KeyedRows) -> RowsSnapshot:
+    """A snapshot that is durable at once."""
+    snapshot = rows.take_snapshot()
+    rows.settle()
+    return snapshot
+
+
 def as_dict(snapshot: RowsSnapshot) -> dict[bytes, bytes]:
     size = snapshot.row_bytes
     assert len(snapshot.rows) == size * len(snapshot.keys)
@@ -50,6 +57,7 @@ class RowsAgainstADictionary(RuleBasedStateMachine):
         self.model: dict[str, bytes] = {}
         self.dirty: set[str] = set()
         self.stored: dict[bytes, bytes] = {}
+        self.is_in_flight = False
 
     def bytes_at(self, slot: int) -> bytes:
         return self.rows.data[slot : slot + 1].tobytes()
@@ -87,8 +95,16 @@ class RowsAgainstADictionary(RuleBasedStateMachine):
             self.dirty.discard(key)
 
     @rule()
+    def settle(self) -> None:
+        if self.is_in_flight:
+            self.rows.settle()
+            self.is_in_flight = False
+
+    @rule()
     def snapshot(self) -> None:
+        self.settle()
         snapshot = self.rows.take_snapshot()
+        self.is_in_flight = True
         changed = as_dict(snapshot)
         assert set(changed) == {key.encode("utf-8", "surrogatepass") for key in self.dirty}
         assert not set(changed) & set(snapshot.deleted)
@@ -102,6 +118,7 @@ class RowsAgainstADictionary(RuleBasedStateMachine):
     @rule()
     def load_what_is_stored_into_new_rows(self) -> None:
         self.snapshot()
+        self.is_in_flight = False
         self.rows = KeyedRows(ROW, max_rows=MAX_ROWS, initial_rows=3)
         self.rows.load(list(self.stored), b"".join(self.stored.values()))
 
@@ -169,11 +186,44 @@ def test_a_snapshot_holds_the_bytes_of_its_moment() -> None:
 
 def test_a_second_snapshot_holds_only_what_changed_after_the_first() -> None:
     rows = rows_of(ada=1, bob=2)
-    rows.take_snapshot()
+    written(rows)
     rows.mark_dirty(rows.slots_of(["bob", "bob"]))
     assert rows.dirty_count == 1
-    assert rows.take_snapshot().keys == [b"bob"]
-    assert rows.take_snapshot() == RowsSnapshot([], b"", ROW.itemsize, [])
+    assert written(rows).keys == [b"bob"]
+    assert written(rows) == RowsSnapshot([], b"", ROW.itemsize, [])
+
+
+def test_only_one_snapshot_is_in_flight() -> None:
+    rows = rows_of(ada=1)
+    rows.take_snapshot()
+    with pytest.raises(RuntimeError, match="a snapshot is in flight already"):
+        rows.take_snapshot()
+    rows.settle()
+    with pytest.raises(RuntimeError, match="no snapshot is in flight"):
+        rows.settle()
+    assert rows.take_snapshot().keys == []
+
+
+def test_a_row_changed_while_it_was_in_flight_is_written_again() -> None:
+    rows = rows_of(ada=1, bob=2)
+    rows.take_snapshot()
+    rows.data["profile"]["clicks"][rows.slots_of(["ada"])] = 9
+    rows.mark_dirty(rows.slots_of(["ada"]))
+    rows.settle()
+    assert rows.dirty_count == 1
+    assert np.frombuffer(as_dict(written(rows))[b"ada"], ROW)["profile"]["clicks"] == [9]
+
+
+def test_a_slot_given_to_another_key_while_it_was_in_flight_is_written() -> None:
+    rows = rows_of(ada=1, bob=2)
+    rows.take_snapshot()
+    freed = rows.slots_of(["ada", "bob"]).tolist()
+    rows.remove(["ada", "bob"])
+    assert rows.claim(["cleo"]).tolist()[0] in freed
+    rows.settle()
+    assert len(rows) == rows.dirty_count == 1
+    snapshot = rows.take_snapshot()
+    assert (snapshot.keys, sorted(snapshot.deleted)) == ([b"cleo"], [b"ada", b"bob"])
 
 
 def test_a_removed_row_is_zeroed_and_its_slot_given_to_the_next_key() -> None:
@@ -188,7 +238,7 @@ def test_a_removed_row_is_zeroed_and_its_slot_given_to_the_next_key() -> None:
 
 def test_a_key_removed_and_claimed_again_is_written_as_a_new_row() -> None:
     rows = rows_of(ada=1)
-    rows.take_snapshot()
+    written(rows)
     rows.remove(["ada"])
     rows.claim(["ada"])
     snapshot = rows.take_snapshot()
@@ -211,10 +261,22 @@ def test_a_slot_without_a_row_is_refused() -> None:
 
 def test_loading_overwrites_rows_that_are_there() -> None:
     rows = rows_of(ada=1, bob=2)
-    rows.take_snapshot()
+    written(rows)
     rows.load([b"ada"], bytes(ROW.itemsize))
     assert clicks_of(rows, "ada", "bob") == [0, 2]
     assert rows.dirty_count == 0
+
+
+def test_loading_a_key_that_is_not_text_is_refused() -> None:
+    rows = rows_of()
+    with pytest.raises(CorruptStateError, match=r"a customer's key is not UTF-8 \(b'a\\xff'\)"):
+        rows.load([b"a\xff"], bytes(ROW.itemsize))
+    assert len(rows) == 0
+
+
+def test_a_key_loaded_twice_at_once_is_refused() -> None:
+    with pytest.raises(AssertionError, match="added twice"):
+        rows_of().load([b"ada", b"ada"], bytes(2 * ROW.itemsize))
 
 
 @pytest.mark.parametrize("size", [0, ROW.itemsize - 1, ROW.itemsize + 1])
