@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.errors import NotFiniteError
+from operators.errors import NotFiniteError, StateMismatchError
 
 Op = TypeVar("Op")
 Batch = TypeVar("Batch")
@@ -67,6 +67,13 @@ class OperatorCase(Generic[Op, Batch]):
         How far apart, absolutely and relatively, one big batch and many small ones may lead.
         At 0 the states must be equal byte for byte; above 0, predictions and floating-point
         state are compared.
+    take, apply
+        The operator's `take_delta` and `apply_delta`; None where replicas do not share it.
+    lend
+        Gives the second operator the first one's columns of customers, which are in no delta.
+    delta_tolerance
+        How far apart, absolutely and relatively, a replica's answers may be from those of the one
+        whose deltas it applied.
     """
 
     name: str
@@ -80,6 +87,10 @@ class OperatorCase(Generic[Op, Batch]):
     max_bytes: int
     poison: Callable[[Batch], Batch] | None = None
     split_tolerance: float = 0.0
+    take: Callable[[Op], dict[str, NDArray[Any]]] | None = None
+    apply: Callable[[Op, Mapping[str, NDArray[Any]]], Any] | None = None
+    lend: Callable[[Op, Op], Any] | None = None
+    delta_tolerance: float = 1e-5
 
     def __str__(self) -> str:
         return self.name
@@ -194,6 +205,32 @@ def check_one_big_batch_equals_many_small_ones(case: OperatorCase[Op, Batch]) ->
     _require_same_answers(case, what, whole, parts, _probe(case), case.split_tolerance)
 
 
+def check_deltas_reach_the_other_replica(case: OperatorCase[Op, Batch]) -> None:
+    """Require that another replica answers by what one learned, told once and never told on."""
+    if case.take is None or case.apply is None:
+        return
+    teacher, student = case.make(SEED), case.make(SEED)
+    _require_untold(case, "a replica that has learned nothing", teacher)
+    for round_number in range(2):
+        _learn_rounds(case, teacher, ROUNDS, seed=SEED + round_number)
+        before = _snapshot(case, teacher)
+        delta = _sent(case.take(teacher))
+        if not delta:
+            raise OperatorCheckError(f"{case.name}: told nothing after learning")
+        _require_equal(case, "taking a delta", before, _snapshot(case, teacher))
+        _require_refused(case, student, delta)
+        case.apply(student, delta)
+        if case.lend is not None:
+            case.lend(teacher, student)
+        what = "a replica and the one that applied its delta"
+        _require_same_answers(case, what, teacher, student, _probe(case), case.delta_tolerance)
+        _require_untold(case, "a replica that has told all", teacher)
+        _require_untold(case, "a replica that has only applied", student)
+    loaded = case.make(SEED)
+    case.load(loaded, _snapshot(case, teacher))
+    _require_untold(case, "a replica that was loaded", loaded)
+
+
 ALL_CHECKS: tuple[Callable[[OperatorCase[Any, Any]], None], ...] = (
     check_same_seed_gives_the_same_model,
     check_learning_changes_the_state,
@@ -205,6 +242,7 @@ ALL_CHECKS: tuple[Callable[[OperatorCase[Any, Any]], None], ...] = (
     check_memory_is_bounded,
     check_refuses_what_is_not_finite,
     check_one_big_batch_equals_many_small_ones,
+    check_deltas_reach_the_other_replica,
 )
 
 
@@ -325,6 +363,37 @@ def _require_same_answers(
         raise OperatorCheckError(
             f"{case.name}: {what}: predictions differ by more than {tolerance}"
         )
+
+
+def _sent(delta: Mapping[str, NDArray[Any]]) -> State:
+    """Return the delta as it comes out of a message: read-only views of bytes."""
+    return {
+        name: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+        for name, array in delta.items()
+    }
+
+
+def _require_untold(case: OperatorCase[Op, Batch], what: str, operator: Op) -> None:
+    if case.take is not None and case.take(operator):
+        raise OperatorCheckError(f"{case.name}: {what} has something to tell")
+
+
+def _require_refused(
+    case: OperatorCase[Op, Batch], operator: Op, delta: Mapping[str, NDArray[Any]]
+) -> None:
+    """Require that each array of another shape, and each missing one, is refused for all."""
+    before = _snapshot(case, operator)
+    for name, array in delta.items():
+        rest = {other: kept for other, kept in delta.items() if other != name}
+        for wrong in (rest, rest | {name: array[..., np.newaxis]}):
+            try:
+                if case.apply is None or not wrong:
+                    continue
+                case.apply(operator, wrong)
+            except StateMismatchError:
+                continue
+            raise OperatorCheckError(f"{case.name}: applied a delta with a wrong {name}")
+    _require_equal(case, "a refused delta", before, _snapshot(case, operator))
 
 
 def _close(one: NDArray[Any], two: NDArray[Any], tolerance: float) -> bool:

@@ -1,117 +1,26 @@
 """Which items follow which: item-to-item counts that know recency and age."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
 from operators.batches import require_lengths
-from operators.decay import CLOCK_SIZE, advance, decay_rate, forward_weight
+from operators.cooccurrence_kernels import (
+    CooccurrenceState,
+    PairsDelta,
+    add_pairs,
+    count_added,
+    learn_cooccurrences,
+    take_added,
+)
+from operators.decay import CLOCK_SIZE, decay_rate, require_clock
+from operators.deltas import Expected, require_delta, require_ends, require_within
 from operators.errors import ParameterError, require_finite
-from operators.kernel import kernel
 
-
-class CooccurrenceState(NamedTuple):
-    """Arrays of `ItemCooccurrence`, for kernels.
-
-    Attributes
-    ----------
-    neighbours
-        int32[capacity, neighbours], items that go with each item, -1 where free (at the end).
-    weights
-        float32[capacity, neighbours], forward-decayed weight of each.
-    totals
-        float64[capacity], weight ever given to each item's neighbours, evicted ones included.
-    clock
-        int64[CLOCK_SIZE], see `operators.decay`.
-    recency
-        float64[depth], what the context item at each place counts, newest first.
-    rate
-        Decay per millisecond.
-    backward
-        Share of the weight that the context item gets as a neighbour of the event's item.
-    """
-
-    neighbours: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    totals: NDArray[np.float64]
-    clock: NDArray[np.int64]
-    recency: NDArray[np.float64]
-    rate: float
-    backward: float
-
-
-@kernel
-def add_pair(
-    neighbours: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    item: int,
-    neighbour: int,
-    weight: float,
-) -> None:
-    """Add `weight` to one neighbour of `item`; a full list gives up its least (Space-Saving)."""
-    length = neighbours.shape[1]
-    place = 0
-    while place < length and neighbours[item, place] != neighbour and neighbours[item, place] >= 0:
-        place += 1
-    if place == length:
-        place = 0
-        for other in range(1, length):
-            if weights[item, other] < weights[item, place]:
-                place = other
-    neighbours[item, place] = neighbour
-    weights[item, place] += np.float32(weight)
-
-
-@kernel
-def scale_pairs(state: CooccurrenceState, factor: float) -> None:
-    """Multiply every weight by `factor`, when the landmark of the decay moves."""
-    for item in range(len(state.totals)):
-        state.totals[item] *= factor
-        for place in range(state.weights.shape[1]):
-            state.weights[item, place] *= np.float32(factor)
-
-
-@kernel
-def learn_cooccurrence(
-    state: CooccurrenceState, item: int, context: NDArray[np.int32], weight: float, ts_ms: int
-) -> None:
-    """Pair one event's item with the items of its context."""
-    factor = advance(state.clock, ts_ms, state.rate)
-    if factor != 1.0:
-        scale_pairs(state, factor)
-    # Arrays are named outside the loop: taking one out of a tuple costs reference counts.
-    neighbours, weights, totals = state.neighbours, state.weights, state.totals
-    recency, capacity = state.recency, len(state.totals)
-    if item < 0 or item >= capacity or weight <= 0.0:
-        return
-    amount = weight * forward_weight(state.clock, ts_ms, state.rate)
-    for position in range(min(len(context), len(recency))):
-        before = context[position]
-        if before < 0:
-            break
-        if before != item and before < capacity:
-            part = amount * recency[position]
-            totals[before] += part
-            add_pair(neighbours, weights, before, item, part)
-            if state.backward > 0.0:
-                totals[item] += part * state.backward
-                add_pair(neighbours, weights, item, before, part * state.backward)
-
-
-@kernel
-def learn_cooccurrences(
-    state: CooccurrenceState,
-    items: NDArray[np.int32],
-    contexts: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    ts_ms: NDArray[np.int64],
-) -> None:
-    """Learn many events, one after another."""
-    for i in range(len(items)):
-        learn_cooccurrence(state, items[i], contexts[i], weights[i], ts_ms[i])
+__all__ = ["CooccurrenceState", "ItemCooccurrence"]
 
 
 class ItemCooccurrence:
@@ -184,6 +93,8 @@ class ItemCooccurrence:
             weights=np.zeros((capacity, neighbours), np.float32),
             totals=np.zeros(capacity),
             clock=np.zeros(CLOCK_SIZE, np.int64),
+            known_weights=np.zeros((capacity, neighbours), np.float32),
+            known_totals=np.zeros(capacity),
             recency=np.power(recency, np.arange(depth), dtype=np.float64),
             rate=decay_rate(half_life_seconds * 1000.0),
             backward=backward,
@@ -239,6 +150,72 @@ class ItemCooccurrence:
         shares = (np.take_along_axis(weights, order, 1) / totals).astype(np.float32)
         return np.take_along_axis(neighbours, order, 1), shares
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica added since the last time; empty where nothing.
+
+        What was added to a neighbour that has lost its place since is told in the totals alone.
+
+        Returns
+        -------
+        ``items`` int32[n] and ``totals`` float64[n]; the neighbours of item k end before
+        ``ends[k]`` (int64[n]) in ``neighbours`` int32[m] and ``weights`` float32[m]; and the
+        ``clock`` that the weights go by.
+        """
+        items, pairs = count_added(self.state)
+        if not items:
+            return {}
+        delta = PairsDelta(
+            np.empty(items, np.int32),
+            np.empty(items, np.float64),
+            np.empty(items, np.int64),
+            np.empty(pairs, np.int32),
+            np.empty(pairs, np.float32),
+            np.empty(CLOCK_SIZE, np.int64),
+        )
+        take_added(self.state, delta)
+        return delta._asdict()
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner = "ItemCooccurrence"
+        checked = require_delta(owner, delta, DELTA)
+        require_ends(owner, delta["ends"], len(delta["weights"]))
+        require_within(owner, delta, "totals", 0.0)
+        require_within(owner, delta, "weights", 0.0)
+        require_clock(owner, delta["clock"])
+        return checked
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica added, and move the clock up to that replica's.
+
+        The lists stay bounded as in learning: a neighbour that is new to a full list takes the
+        place of the least and inherits its weight. Until lists are full, the order in which
+        deltas are applied makes no difference but for rounding. Items and neighbours of -1 are
+        left out.
+
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`; nothing is changed then.
+        """
+        if delta:
+            self.add_delta(self.check_delta(delta))
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned."""
+        add_pairs(self.state, PairsDelta(**checked))
+
+    def mark_known(self) -> None:
+        """Take everything learned so far for told, as after loading."""
+        np.copyto(self.state.known_weights, self.state.weights)
+        np.copyto(self.state.known_totals, self.state.totals)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state, the live arrays by name."""
         return {name: getattr(self.state, name) for name in STATE_ARRAYS}
@@ -252,6 +229,15 @@ class ItemCooccurrence:
             Where names, shapes or dtypes differ.
         """
         load_into(self.arrays(), arrays)
+        self.mark_known()
 
 
 STATE_ARRAYS = ("neighbours", "weights", "totals", "clock")
+DELTA: Expected = {
+    "items": (np.int32, ("n",)),
+    "totals": (np.float64, ("n",)),
+    "ends": (np.int64, ("n",)),
+    "neighbours": (np.int32, ("m",)),
+    "weights": (np.float32, ("m",)),
+    "clock": (np.int64, (CLOCK_SIZE,)),
+}

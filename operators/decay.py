@@ -10,6 +10,9 @@ The clock moves with the events, and by at most one half-life per event: a recor
 the future costs the past one halving, not its life. A record of the past is counted with the
 small weight that it has by now.
 
+Replicas that see different events of one stream have clocks of their own. What one has counted is
+told together with its clock; the other's clock moves up to it, as if it had seen those events.
+
 References
 ----------
 Cormode, G., Shkapenyuk, V., Srivastava, D. and Xu, B. (2009). Forward decay: a practical time
@@ -21,6 +24,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import StateMismatchError
 from operators.kernel import kernel
 
 LANDMARK, NOW, STARTED = 0, 1, 2
@@ -29,9 +33,27 @@ CLOCK_SIZE = 3
 MAX_HALF_LIVES = 60
 
 
+def require_clock(owner: str, clock: NDArray[np.int64]) -> None:
+    """Refuse another replica's clock that never ran.
+
+    Raises
+    ------
+    StateMismatchError
+        Where the clock has not started, or its landmark lies ahead of it.
+    """
+    if clock[STARTED] != 1 or clock[LANDMARK] > clock[NOW]:
+        raise StateMismatchError(f"{owner}: the clock of a delta is none: {clock.tolist()}")
+
+
 def decay_rate(half_life_ms: float) -> float:
     """Rate per millisecond at which a count halves in `half_life_ms`."""
     return math.log(2.0) / half_life_ms
+
+
+@kernel
+def half_life_ms(rate: float) -> int:
+    """Half-life of a rate in whole milliseconds, at least 1."""
+    return max(int(math.log(2.0) / rate + 0.5), 1)
 
 
 @kernel
@@ -56,7 +78,7 @@ def advance(clock: NDArray[np.int64], ts_ms: int, rate: float) -> float:
         clock[NOW] = ts_ms
         clock[STARTED] = 1
         return 1.0
-    half_life = max(int(math.log(2.0) / rate + 0.5), 1)
+    half_life = half_life_ms(rate)
     ahead = ts_ms - clock[NOW]
     if ahead > 0:
         clock[NOW] += min(ahead, half_life)
@@ -65,6 +87,29 @@ def advance(clock: NDArray[np.int64], ts_ms: int, rate: float) -> float:
         return 1.0
     clock[LANDMARK] = clock[NOW]
     return math.exp(-rate * passed)
+
+
+@kernel
+def merge_clock(
+    clock: NDArray[np.int64], other: NDArray[np.int64], rate: float
+) -> tuple[float, float]:
+    """Move the clock to that of a replica that saw other events, where it is ahead.
+
+    Returns
+    -------
+    The factors by which every stored count must be multiplied now, and by which the counts that
+    come with `other` must be, to be stored here.
+    """
+    if clock[STARTED] == 0:
+        clock[:] = other
+        return 1.0, 1.0
+    factor = 1.0
+    clock[NOW] = max(clock[NOW], other[NOW])
+    passed = clock[NOW] - clock[LANDMARK]
+    if passed >= MAX_HALF_LIVES * half_life_ms(rate):
+        factor = math.exp(-rate * passed)
+        clock[LANDMARK] = clock[NOW]
+    return factor, math.exp(rate * (other[LANDMARK] - clock[LANDMARK]))
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Counter-based random words, and negatives drawn with them from items of late and from all.
+"""Counter-based random words, and what is drawn with them: first vectors and negatives.
 
 A negative comes, at even odds, from the ring of the latest events' items (so it is drawn by its
 popularity as it is now) or evenly from all items. The ring also counts each item in it, so that
@@ -9,6 +9,8 @@ References
 Steele, G., Lea, D. and Flood, C. (2014). Fast splittable pseudorandom number generators. OOPSLA.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,10 +18,15 @@ from operators.kernel import kernel
 
 # Entries of `sizes`: items there are, entries of the ring in use, next entry to write.
 SIZE, FILLED, CURSOR = 0, 1, 2
+# Most entries of the ring that a replica tells the others of at a time.
+DRAWS_TOLD = 2048
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 ONE = np.uint64(1)
+INPUT_SALT = np.uint64(0x1F)
+OUTPUT_SALT = np.uint64(0x2F00000000)
+INITIAL_SCALE = 0.1
 
 
 @kernel
@@ -29,6 +36,30 @@ def splitmix64(counter: np.uint64) -> np.uint64:
     word = (word ^ (word >> np.uint64(30))) * MIX_1
     word = (word ^ (word >> np.uint64(27))) * MIX_2
     return word ^ (word >> np.uint64(31))
+
+
+@kernel
+def initial_vector(out: NDArray[np.float32], seed: np.uint64) -> None:
+    """Fill `out` with uniform numbers of standard deviation INITIAL_SCALE."""
+    for f in range(len(out)):
+        word = splitmix64(seed + np.uint64(f))
+        uniform = np.float64(word >> np.uint64(11)) / 9007199254740992.0
+        out[f] = np.float32((2.0 * uniform - 1.0) * INITIAL_SCALE * math.sqrt(3.0))
+
+
+@kernel
+def draw_vectors(
+    inputs: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    seed: np.uint64,
+    keys: NDArray[np.uint64],
+    first: int,
+) -> None:
+    """Draw the vectors of the items from `first` on from their keys."""
+    for i in range(len(keys)):
+        mixed = splitmix64(seed ^ keys[i])
+        initial_vector(inputs[first + i], splitmix64(mixed ^ INPUT_SALT))
+        initial_vector(outputs[first + i], splitmix64(mixed ^ OUTPUT_SALT))
 
 
 @kernel
@@ -89,3 +120,16 @@ def remember_draw(
     drawn_from[place] = item
     drawn_counts[item] += 1
     sizes[CURSOR] = place + 1 if place + 1 < len(drawn_from) else 0
+
+
+@kernel
+def remember_draws(
+    drawn_from: NDArray[np.int32],
+    drawn_counts: NDArray[np.int32],
+    sizes: NDArray[np.int64],
+    items: NDArray[np.int32],
+) -> None:
+    """Put the items of another replica's events into the ring; those not admitted are left out."""
+    for item in items:
+        if 0 <= item < sizes[SIZE]:
+            remember_draw(drawn_from, drawn_counts, sizes, item)

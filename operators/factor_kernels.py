@@ -6,16 +6,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.draws import SIZE, draw_chances, draw_negatives, remember_draw, splitmix64
+from operators.draws import (
+    SIZE,
+    draw_chances,
+    draw_negatives,
+    draw_vectors,
+    remember_draw,
+    splitmix64,
+)
 from operators.kernel import kernel
 
 Vector = NDArray[np.float32]
 
-INPUT_SALT = np.uint64(0x1F)
-OUTPUT_SALT = np.uint64(0x2F00000000)
 # Adagrad starts as if it had seen this squared gradient, so that first steps are not jumps.
 FIRST_SQUARES = 0.01
-INITIAL_SCALE = 0.1
 
 
 class FactorColumns(NamedTuple):
@@ -44,6 +48,11 @@ class FactorState(NamedTuple):
         int32[capacity], how often each item is in it.
     sizes
         int64[3], items admitted, entries of the ring in use, next entry to write.
+    keys
+        uint64[capacity], what the vectors of the items admitted here were drawn from.
+    fresh, learned
+        int32[DRAWS_TOLD], ring of the items of this replica's own latest events; int64[1], how
+        many events it has learned since it was last taken.
     recency
         float32[depth], unnormalised weights of context items, newest first.
     """
@@ -58,6 +67,9 @@ class FactorState(NamedTuple):
     drawn_from: NDArray[np.int32]
     drawn_counts: NDArray[np.int32]
     sizes: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    fresh: NDArray[np.int32]
+    learned: NDArray[np.int64]
     recency: NDArray[np.float32]
     seed: np.uint64
     negatives: int
@@ -75,23 +87,12 @@ class Scratch(NamedTuple):
 
 
 @kernel
-def initial_vector(out: Vector, seed: np.uint64) -> None:
-    """Fill `out` with uniform numbers of standard deviation INITIAL_SCALE."""
-    for f in range(len(out)):
-        word = splitmix64(seed + np.uint64(f))
-        uniform = np.float64(word >> np.uint64(11)) / 9007199254740992.0
-        out[f] = np.float32((2.0 * uniform - 1.0) * INITIAL_SCALE * math.sqrt(3.0))
-
-
-@kernel
 def admit_items(state: FactorState, keys: NDArray[np.uint64]) -> None:
     """Draw the vectors of the next items from their keys."""
-    for i in range(len(keys)):
-        item = state.sizes[SIZE]
-        mixed = splitmix64(state.seed ^ keys[i])
-        initial_vector(state.inputs[item], splitmix64(mixed ^ INPUT_SALT))
-        initial_vector(state.outputs[item], splitmix64(mixed ^ OUTPUT_SALT))
-        state.sizes[SIZE] += 1
+    first = state.sizes[SIZE]
+    draw_vectors(state.inputs, state.outputs, state.seed, keys, first)
+    state.keys[first : first + len(keys)] = keys
+    state.sizes[SIZE] += len(keys)
 
 
 @kernel
@@ -344,6 +345,8 @@ def learn_factors(
         update_customer(vectors, columns.vector_squares, slot, gradient, rate, state.regularization)
         update_normalizer(state, columns, slot, slope * weight)
     remember_draw(state.drawn_from, state.drawn_counts, sizes, item)
+    state.fresh[state.learned[0] % len(state.fresh)] = item
+    state.learned[0] += 1
 
 
 @kernel

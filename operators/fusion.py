@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from operators.arrays import load_into
 from operators.batches import require_lengths
+from operators.deltas import Expected, Precisions, Steps, require_delta, require_within
 from operators.errors import ParameterError, require_finite
 from operators.kernel import kernel
 
 BUCKETS = 6
+# Adagrad starts as if it had seen this squared gradient.
+FIRST_SQUARES = 1.0
 
 
 class FusionState(NamedTuple):
@@ -97,7 +100,7 @@ def learn_choice(
             gradient += probabilities[k] * features[k, f]
         for row in (0, 1 + bucket):
             state.squares[row, f] += gradient * gradient
-            rate = state.learning_rate / math.sqrt(1.0 + state.squares[row, f])
+            rate = state.learning_rate / math.sqrt(FIRST_SQUARES + state.squares[row, f])
             state.weights[row, f] -= rate * gradient
 
 
@@ -166,6 +169,10 @@ class ListwiseFusion:
         weights = np.zeros((1 + BUCKETS, len(prior)))
         weights[0] = prior
         self.state = FusionState(weights, np.zeros_like(weights), learning_rate)
+        column, squares = weights.reshape(-1, 1), self.state.squares.reshape(-1)
+        # All weights of a candidate's two rows step at once.
+        steps = Steps(learning_rate, FIRST_SQUARES, 2.0 * len(prior))
+        self._precisions = Precisions(column, squares, FIRST_SQUARES, steps)
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -219,6 +226,51 @@ class ListwiseFusion:
         if len(buckets) and not 0 <= buckets.min() <= buckets.max() < BUCKETS:
             raise ParameterError(f"a bucket lies outside 0..{BUCKETS - 1}")
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica learned since the last time; empty where nothing.
+
+        Returns
+        -------
+        ``places`` int32[n], entries of the flattened weights; ``moved`` float64[n, 1] and
+        ``gained`` float64[n], by how much ``precision · weight`` and precision have grown
+        (`operators.deltas`).
+        """
+        places = self._precisions.touched()
+        moved, gained = self._precisions.take(places)
+        return {"places": places, "moved": moved, "gained": gained} if len(places) else {}
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        checked = require_delta("ListwiseFusion", delta, DELTA)
+        require_within("ListwiseFusion", delta, "places", 0, self.state.weights.size)
+        require_within("ListwiseFusion", delta, "gained", 0.0)
+        return checked
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica learned.
+
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`; nothing is changed then.
+        """
+        if delta:
+            self.add_delta(self.check_delta(delta))
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned."""
+        self._precisions.apply(checked["places"], checked["moved"], checked["gained"])
+
+    def mark_known(self) -> None:
+        """Take everything learned so far for told, as after loading."""
+        self._precisions.reset()
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state, the live arrays by name."""
         return {"weights": self.state.weights, "squares": self.state.squares}
@@ -232,3 +284,11 @@ class ListwiseFusion:
             Where names, shapes or dtypes differ.
         """
         load_into(self.arrays(), arrays)
+        self.mark_known()
+
+
+DELTA: Expected = {
+    "places": (np.int32, ("n",)),
+    "moved": (np.float64, ("n", 1)),
+    "gained": (np.float64, ("n",)),
+}

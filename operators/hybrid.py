@@ -13,6 +13,7 @@ from operators.cooccurrence import ItemCooccurrence
 from operators.errors import ParameterError, require_finite
 from operators.fusion import ListwiseFusion
 from operators.history import History, history_columns
+from operators.hybrid_deltas import Learner, check_named, renamed, take_named
 from operators.hybrid_kernels import (
     HIT,
     METRICS,
@@ -134,6 +135,12 @@ class Hybrid:
             capacity, chosen.factors, seed, negatives=chosen.negatives
         )
         self.fusion = ListwiseFusion(PRIOR_WEIGHTS)
+        self._learners: dict[str, Learner] = {
+            "popularity": self.popularity,
+            "cooccurrence": self.cooccurrence,
+            "mf": self.factorization,
+            "fusion": self.fusion,
+        }
         self._metrics = np.zeros(METRICS)
         fields: list[Any] = [
             ("history", self.history.row_dtype),
@@ -331,6 +338,39 @@ class Hybrid:
             result[f"{part.name.lower()}_hit_rate_at_10"] = float(self._metrics[part]) / weight
         return result
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica learned since the last time; empty where nothing.
+
+        `quality` is a replica's own and is not told.
+
+        Returns
+        -------
+        The ids of the items concerned as ``ids`` and ``ends`` (`operators.vocabulary.pack_ids`),
+        and the parts' deltas as ``part.name``, in which an item is its place among those ids.
+        """
+        return take_named(self._learners, self.vocabulary)
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica learned.
+
+        Items that are new here join the vocabulary; where it is full, what concerns them is left
+        out, and they are counted as refused. An item that is not available stays so.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes, dtypes or ids are not those of `take_delta`, or a number is
+            impossible; nothing is changed then.
+        """
+        if not delta:
+            return
+        ids, checked = check_named(self._learners, delta)
+        items = self.vocabulary.admit_many(ids)
+        known = len(self.factorization)
+        self.factorization.admit_many(self.vocabulary.keys[known : len(self.vocabulary)])
+        for part, inner in checked.items():
+            self._learners[part].add_delta(renamed(part, inner, items))
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All shared state by name; the vocabulary's is a copy, the rest are the live arrays."""
         return with_prefix("vocabulary", self.vocabulary.arrays()) | self._own_arrays()
@@ -348,15 +388,14 @@ class Hybrid:
         Vocabulary(self.vocabulary.capacity).load_arrays(ids)
         load_into(self._own_arrays(), arrays)
         self.vocabulary.load_arrays(ids)
+        for learner in self._learners.values():
+            learner.mark_known()
 
     def _own_arrays(self) -> dict[str, NDArray[Any]]:
-        return (
-            with_prefix("popularity", self.popularity.arrays())
-            | with_prefix("cooccurrence", self.cooccurrence.arrays())
-            | with_prefix("mf", self.factorization.arrays())
-            | with_prefix("fusion", self.fusion.arrays())
-            | {"metrics": self._metrics}
-        )
+        own = {"metrics": self._metrics}
+        for part, learner in self._learners.items():
+            own |= with_prefix(part, learner.arrays())
+        return own
 
     def _everything(self, columns: NDArray[np.void]) -> Everything:
         rows = Rows(history_columns(columns["history"]), factor_columns(columns["mf"]))

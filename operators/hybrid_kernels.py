@@ -19,7 +19,7 @@ from operators.candidates import (
     make_scratch,
     taste_cause,
 )
-from operators.cooccurrence import learn_cooccurrence
+from operators.cooccurrence_kernels import learn_cooccurrence
 from operators.draws import SIZE, splitmix64
 from operators.factor_kernels import admit_items, learn_factors
 from operators.factor_kernels import make_scratch as make_factor_scratch

@@ -7,11 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
-from operators.errors import ParameterError
+from operators.deltas import require_delta, require_within
+from operators.errors import ParameterError, StateMismatchError
 from operators.linear_text import LinearText, as_features
 from operators.text_features import Features
 
 MAX_NAME_CHARS = 64
+CODE_POINTS = 0x110000
+
+
+def names_of(codes: NDArray[np.uint32]) -> list[str]:
+    """Names from their code points, one a row, padded with 0."""
+    return [
+        row.tobytes().decode("utf-32-le", "surrogatepass").rstrip("\0")
+        for row in codes.astype("<u4")
+    ]
 
 
 class Intents:
@@ -26,16 +36,19 @@ class Intents:
 
     and while only one intent is known nothing is named, since there is nothing to tell it from.
 
+    Each replica numbers the intents as they come up there, so replicas call them by their names.
+
     Parameters
     ----------
     max_intents
         At most this many different intents, in order of appearance, at least 1. Labels with
-        further names are not learned, and counted in `quality` as ``labels_refused``.
+        further names, also those that another replica has learned, are not learned, and counted in
+        `quality` as ``labels_refused``.
     threshold
         An intent is named only where its probability is at least this, in [0, 1].
     bits
-        The model has 2**bits rows for hashed n-grams, of ``4 (max_intents + 2)`` bytes each;
-        1 to 18.
+        The model has 2**bits rows for hashed n-grams, of ``8 (max_intents + 2)`` bytes each, half
+        of them for what the other replicas know; 1 to 18.
     learning_rate
         AdaGrad's step, > 0.
 
@@ -159,21 +172,68 @@ class Intents:
         """Copy saved arrays in; raises `StateMismatchError` and changes nothing if they differ."""
         self._model.require_active(saved)
         load_into(self.arrays(), saved)
-        known = self._names[: self._model.active - 1].astype("<u4")
-        self._classes = {
-            row.tobytes().decode("utf-32-le", "surrogatepass").rstrip("\0"): position + 1
-            for position, row in enumerate(known)
-        }
+        self._model.forget_unsent()
+        known = names_of(self._names[: self._model.active - 1])
+        self._classes = {name: position + 1 for position, name in enumerate(known)}
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica learned since the last time; empty where nothing.
+
+        Returns
+        -------
+        As `operators.linear_text.LinearText.take_delta`, and ``names`` uint32[m, 64]: the m classes
+        after the first, as code points padded with 0.
+        """
+        delta = self._model.take_delta()
+        if delta:
+            delta["names"] = self._names[: len(delta["learned"]) - 1].copy()
+        return delta
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica learned; in `quality` only ``labels_refused`` may change.
+
+        Intents that are new here are taken in. Where there is no room for one, what was learned of
+        it is left out; which ones find room may depend on the order of deltas.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible;
+            nothing is changed then.
+        """
+        if not delta:
+            return
+        checked = self._model.check_delta({k: array for k, array in delta.items() if k != "names"})
+        learned = checked["learned"][1:]
+        names = self._check_names(delta, len(learned))
+        classes = np.array([0, *(self._admit(name) or -1 for name in names)])
+        self._refused[0] += learned[classes[1:] < 0].sum()
+        self._model.add_delta(checked, classes)
+
+    def _check_names(self, delta: Mapping[str, NDArray[Any]], count: int) -> list[str]:
+        """Refuse the names of a delta unless there are `count` different ones; return them."""
+        expected = {"names": (np.uint32, (count, MAX_NAME_CHARS))}
+        given = {name: delta[name] for name in ("names",) if name in delta}
+        codes = require_delta("Intents", given, expected)["names"]
+        require_within("Intents", given, "names", 0, CODE_POINTS)
+        names = names_of(codes)
+        if "" in names or len(set(names)) < len(names):
+            raise StateMismatchError("Intents: the names of a delta are not different ones")
+        return names
 
     def _class_of(self, intent: str | None) -> int:
         """Class of a label, taken in where it is new; 0 where there is nothing to learn."""
         name = (intent or "").strip()[:MAX_NAME_CHARS].rstrip("\0")
-        if not name or name in self._classes:
-            return self._classes.get(name, 0)
-        if len(self._classes) == self.max_intents:
-            self._refused[0] += 1
+        if not name:
             return 0
-        codes = np.frombuffer(name.encode("utf-32-le", "surrogatepass"), "<u4")
-        self._names[len(self._classes), : len(codes)] = codes
-        self._classes[name] = len(self._classes) + 1
-        return self._classes[name]
+        found = self._admit(name)
+        self._refused[0] += not found
+        return found
+
+    def _admit(self, name: str) -> int:
+        """Class of a name, taken in where it is new; 0 where there is no room."""
+        if name not in self._classes and len(self._classes) < self.max_intents:
+            codes = np.frombuffer(name.encode("utf-32-le", "surrogatepass"), "<u4")
+            self._names[len(self._classes), : len(codes)] = codes
+            self._classes[name] = len(self._classes) + 1
+        return self._classes.get(name, 0)

@@ -7,23 +7,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.arrays import load_into, with_prefix
+from operators.deltas import part_of, require_delta, require_within
 from operators.errors import NotFiniteError, ParameterError, require_finite
+from operators.kmeans_groups import SweptGroups
 from operators.kmeans_kernels import (
     SEEDED,
     SWEEPS,
-    assign,
+    challenged,
+    found,
     learn_arrivals,
     lloyd,
-    merged_moments,
     nearest_many,
-    plus_plus,
-    renumbered,
 )
 from operators.scaler import MEAN, OnlineScaler, learn_moments
 
-FREE = -1
-# The share of the inertia by which a challenger must win.
-CHALLENGE_GAIN = 0.01
+
+def rank_of(lineage: NDArray[np.int64], groups: int) -> tuple[bool, int, int]:
+    """Return what lineages are compared by: the larger prevails.
+
+    Centroids of sweeps prevail over those of arrivals, then the later lineage, counted from the
+    first seeds, and then any one, but everywhere the same: that with the higher hash.
+    """
+    generation, tie = lineage.tolist()
+    return generation > 0 and groups > 0, generation, tie
 
 
 class StreamingKMeans:
@@ -56,6 +62,14 @@ class StreamingKMeans:
     centroids take over, numbered after the old ones nearest to them, and the sums of other
     groups are estimated from their rows in the sample until they are swept again. An empty
     cluster takes half of the one with the largest inertia.
+
+    **Replicas** sweep groups of their own and send them with their rows in the sample. The later
+    sweep of a group counts (`SweptGroups`), so that whoever knows of the same sweeps has, by the
+    equation above, the same centroids. For that, a cluster's number must mean the same everywhere:
+    seeds, and each challenger that takes over, start a new *lineage*, and where two meet all choose
+    the same one (`rank_of`). Whoever gives up its own takes the other centroids and estimates the
+    sums of its groups from the sample; its customers are relabelled when they are next assigned.
+    Until the first sweep, replicas follow the arrivals at the one whose seeds were chosen.
 
     Parameters
     ----------
@@ -119,20 +133,16 @@ class StreamingKMeans:
             raise ParameterError("half-lives must be above 0")
         self.k = k
         self.n_features = n_features
-        self.half_life_rounds = half_life_rounds
         self.seed = seed
         self.scaler = OnlineScaler(n_features, clip, half_life_events)
         self.counters = np.zeros(3, np.int64)
         self.centers = np.zeros((k, n_features))
         self.arrival_counts = np.zeros(k)
         self.reservoir = np.zeros((reservoir, n_features))
-        self.sample = np.zeros((sample, n_features))
-        self.sample_owners = np.full(sample, FREE, np.int64)
-        self.groups = np.full(max_groups, FREE, np.int64)
-        self.swept_at = np.zeros(max_groups, np.int64)
-        self.group_counts = np.zeros((max_groups, k))
-        self.group_sums = np.zeros((max_groups, k, n_features))
-        self.group_moments = np.zeros((max_groups, 3, n_features))
+        self.swept = SweptGroups(max_groups, sample, k, n_features, half_life_rounds)
+        self.lineage = np.zeros(2, np.int64)
+        # Whether others follow the arrivals here, and have not been told of all of them.
+        self._leads = self._unsent_start = False
         self._rescale()
 
     @property
@@ -156,6 +166,7 @@ class StreamingKMeans:
         require_finite("features", features)
         if self.counters[SWEEPS]:
             return
+        was_seeded = self.seeded
         learn_arrivals(
             features.astype(np.float64),
             self.seed,
@@ -166,7 +177,10 @@ class StreamingKMeans:
             self.reservoir,
             self.arrival_counts,
             self.centers,
+            self.lineage,
         )
+        self._leads |= self.seeded and not was_seeded
+        self._unsent_start |= self._leads
         self._rescale()
 
     def sweep_many(self, features: NDArray[np.floating], group: int) -> None:
@@ -188,24 +202,27 @@ class StreamingKMeans:
         require_finite("features", features)
         rows = features.astype(np.float64)
         self.counters[SWEEPS] += 1
-        place = self._place_of(group)
-        weights = self._weights()
-        self.group_moments[place] = 0.0
-        learn_moments(rows, 1.0, self.group_moments[place])
-        self.scaler.replace_moments(merged_moments(self.group_moments, weights))
-        self._rescale()
-        self._keep_sample(rows, place)
-        self.group_counts[place] = 0.0
-        self.group_sums[place] = 0.0
-        centroids = self._champion()
+        swept, now = self.swept, int(self.counters[SWEEPS])
+        place = swept.open(group, now)
+        swept.moments[place] = 0.0
+        learn_moments(rows, 1.0, swept.moments[place])
+        self._merge_moments()
+        swept.keep_sample(rows, place)
+        swept.counts[place] = 0.0
+        swept.sums[place] = 0.0
+        sample = self.scaler.transform_many(swept.sampled())
+        current = self._scaled_centers.copy()
+        centroids, new = challenged(sample, current, self.seeded, self.seed, now * self.k)
         if centroids is None:
             return
-        other_counts = weights @ self.group_counts
-        other_sums = np.tensordot(weights, self.group_sums, 1)
+        if new:
+            found(self.lineage, centroids)
+            swept.estimate(swept.places() - {place}, centroids, self.scaler)
+        other_counts, other_sums = swept.pooled(now)
         other_sums = (other_sums - other_counts[:, None] * self._means) / self._spreads
         scaled = self.scaler.transform_many(rows)
         counts, sums, _ = lloyd(scaled, other_counts, other_sums, centroids)
-        self._set_group(place, counts, sums)
+        swept.put(place, counts, sums, self.scaler)
         self.centers[:] = centroids * self._spreads + self._means
         self.counters[SEEDED] = 1
         self._rescale()
@@ -268,7 +285,7 @@ class StreamingKMeans:
 
         Before the first sweep: arrivals by cluster, forgetting applied.
         """
-        counts = self.group_counts.sum(axis=0) if self.counters[SWEEPS] else self.arrival_counts
+        counts = self.swept.counts.sum(axis=0) if self.counters[SWEEPS] else self.arrival_counts
         return np.rint(counts).astype(np.int64)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -278,13 +295,8 @@ class StreamingKMeans:
             "centers": self.centers,
             "arrival_counts": self.arrival_counts,
             "reservoir": self.reservoir,
-            "sample": self.sample,
-            "sample_owners": self.sample_owners,
-            "groups": self.groups,
-            "swept_at": self.swept_at,
-            "group_counts": self.group_counts,
-            "group_sums": self.group_sums,
-            "group_moments": self.group_moments,
+            "lineage": self.lineage,
+            **self.swept.arrays(),
             **with_prefix("scaler", self.scaler.arrays()),
         }
 
@@ -297,7 +309,82 @@ class StreamingKMeans:
             Where they do not fit; nothing is loaded then.
         """
         load_into(self.arrays(), saved)
+        self.swept.unsent[:] = False
+        self._leads = self._unsent_start = False
         self._rescale()
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what was swept or seeded here since the last time; empty where nothing.
+
+        Until the first sweep, only the replica whose seeds were chosen has something to say.
+
+        Returns
+        -------
+        ``lineage`` int64[2]; ``centers``, ``arrival_counts`` and ``moments`` (of the scaler),
+        float64; and as ``swept.*`` the groups swept since (`SweptGroups.take_delta`), maybe none.
+        """
+        if not (self._unsent_start or self.swept.unsent.any()):
+            return {}
+        self._unsent_start = False
+        start = {name: array.copy() for name, array in self._start().items()}
+        return start | with_prefix("swept", self.swept.take_delta())
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Take in what another replica swept or seeded.
+
+        The order of deltas makes no difference but for rounding, unless lineages differ, where
+        sums are estimated, or there are more than `max_groups` groups.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible;
+            nothing is changed then.
+        """
+        if not delta:
+            return
+        start, swept = self._check_delta(delta)
+        former = self.swept.places()
+        ours = rank_of(self.lineage, len(former))
+        theirs = rank_of(start["lineage"], len(swept["groups"]))
+        new = self.swept.add_delta(swept, int(self.counters[SWEEPS]))
+        follow = theirs > ours or (theirs == ours and not self.swept.places() and theirs[1] > 0)
+        if follow:
+            load_into(self._start(), start)
+            self.counters[SEEDED] = 1
+            self._leads = self._unsent_start = False
+        if self.swept.places():
+            # So that arrivals change nothing from now on.
+            self.counters[SWEEPS] = max(self.counters[SWEEPS], 1)
+            self._merge_moments()
+            if theirs[1:] != ours[1:] and self.seeded:
+                foreign = former - new if follow else new
+                self.swept.estimate(foreign, self._scaled_centers, self.scaler)
+            counts, sums = self.swept.pooled(int(self.counters[SWEEPS]))
+            taken = counts > 0
+            self.centers[taken] = sums[taken] / counts[taken, None]
+        self._rescale()
+
+    def _check_delta(
+        self, delta: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Refuse a delta that does not fit; return the start and the groups in it."""
+        swept = self.swept.check_delta(part_of("swept", delta))
+        own = {name: array for name, array in delta.items() if not name.startswith("swept.")}
+        expected = {name: (array.dtype, array.shape) for name, array in self._start().items()}
+        start = require_delta("StreamingKMeans", own, expected)
+        for name in ("lineage", "arrival_counts"):
+            require_within("StreamingKMeans", start, name, 0)
+        return start, swept
+
+    def _start(self) -> dict[str, NDArray[Any]]:
+        """Return the live arrays that go with a lineage."""
+        return {
+            "lineage": self.lineage,
+            "centers": self.centers,
+            "arrival_counts": self.arrival_counts,
+            "moments": self.scaler.moments,
+        }
 
     def _rescale(self) -> None:
         """Keep what `predict_many` needs at hand; it follows from the arrays."""
@@ -305,73 +392,7 @@ class StreamingKMeans:
         self._spreads = self.scaler.spreads()
         self._scaled_centers = (self.centers - self._means) / self._spreads
 
-    def _place_of(self, group: int) -> int:
-        known = np.flatnonzero(self.groups == group)
-        # A free place was never swept, so it counts as the oldest.
-        place = int(known[0]) if len(known) else int(np.argmin(self.swept_at))
-        self.groups[place] = group
-        self.swept_at[place] = self.counters[SWEEPS]
-        return place
-
-    def _weights(self) -> NDArray[np.float64]:
-        """Return the weight of each group by the rounds it missed."""
-        ages = self.counters[SWEEPS] - self.swept_at
-        missed = np.maximum(ages / np.count_nonzero(self.groups != FREE) - 1.0, 0.0)
-        weights: NDArray[np.float64] = 0.5 ** (missed / self.half_life_rounds)
-        return weights
-
-    def _set_group(
-        self, place: int, counts: NDArray[np.float64], sums: NDArray[np.float64]
-    ) -> None:
-        """Keep a group's sums in natural units, since the scaler moves on."""
-        self.group_counts[place] = counts
-        self.group_sums[place] = sums * self._spreads + counts[:, None] * self._means
-
-    def _keep_sample(self, rows: NDArray[np.float64], place: int) -> None:
-        """Put rows of this group into the sample; a group above its share gives rows up."""
-        owners = self.sample_owners
-        owners[owners == place] = FREE
-        share = len(owners) // np.count_nonzero(self.groups != FREE)
-        for other in np.unique(owners[owners != FREE]):
-            owners[np.flatnonzero(owners == other)[share:]] = FREE
-        kept = min(len(rows), int(share))
-        free = np.flatnonzero(owners == FREE)[:kept]
-        self.sample[free] = rows[np.linspace(0, len(rows), kept, endpoint=False, dtype=np.int64)]
-        owners[free] = place
-
-    def _champion(self) -> NDArray[np.float64] | None:
-        """Return the centroids to start from: today's, or a challenger's; None without any."""
-        taken = self.sample_owners != FREE
-        rows = self.scaler.transform_many(self.sample[taken])
-        challenger = np.empty((self.k, self.n_features))
-        first_draw = int(self.counters[SWEEPS]) * self.k
-        found = plus_plus(rows, self.seed, first_draw, challenger)
-        current: NDArray[np.float64] = self._scaled_centers.copy()
-        if not found:
-            return current if self.seeded else None
-        challenging = self._run_to_rest(rows, challenger)
-        if not self.seeded:
-            return challenger
-        if challenging >= (1.0 - CHALLENGE_GAIN) * self._run_to_rest(rows, current.copy()):
-            return current
-        challenger = renumbered(challenger, current)
-        self._estimate_groups(rows, self.sample_owners[taken], challenger)
-        return challenger
-
-    def _run_to_rest(self, rows: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
-        """Move `centroids` by Lloyd steps on `rows` alone and return their inertia."""
-        none = np.zeros(self.k)
-        return lloyd(rows, none, np.zeros_like(centroids), centroids)[2]
-
-    def _estimate_groups(
-        self,
-        rows: NDArray[np.float64],
-        owners: NDArray[np.int64],
-        centroids: NDArray[np.float64],
-    ) -> None:
-        """Replace each group's sums, which belong to former centroids, by its sample's."""
-        counts, sums, squares = np.zeros(self.k), np.zeros_like(centroids), np.zeros_like(centroids)
-        for place in np.unique(owners):
-            assign(rows[owners == place], centroids, counts, sums, squares)
-            scale = self.group_counts[place].sum() / counts.sum()
-            self._set_group(place, counts * scale, sums * scale)
+    def _merge_moments(self) -> None:
+        """Let the scaler stand on what the sweeps of all groups say."""
+        self.scaler.replace_moments(self.swept.merged_moments(int(self.counters[SWEEPS])))
+        self._rescale()

@@ -9,9 +9,13 @@ from operators.scaler import MEAN, learn_moments, merge_moments, spreads_of, sta
 
 # Positions in the counters of a model.
 SEEN, SEEDED, SWEEPS = 0, 1, 2
+# Positions in a lineage.
+GENERATION, TIE = 0, 1
 LLOYD_STEPS = 10
 # Squared standard deviations: centroids that move less have come to rest.
 TOLERANCE = 1e-6
+# The share of the inertia by which a challenger must win.
+CHALLENGE_GAIN = 0.01
 # Seeding is tried whenever so many further rows per cluster have arrived.
 SEED_ROWS_PER_CLUSTER = 8
 
@@ -28,6 +32,15 @@ def uniform_draw(seed: int, number: int) -> float:
     """
     mixed = avalanche(np.uint64(seed) + np.uint64(number + 1) * GOLDEN_GAMMA)
     return float(avalanche(mixed) >> DRAW_SHIFT) * DRAW_UNIT
+
+
+@kernel
+def content_hash(values: NDArray[np.float64]) -> int:
+    """Return a hash of the bits of a contiguous array, at least 0."""
+    mixed = np.uint64(0)
+    for bits in values.ravel().view(np.uint64):
+        mixed = avalanche((mixed ^ bits) + GOLDEN_GAMMA)
+    return int(mixed >> np.uint64(1))
 
 
 @kernel
@@ -179,6 +192,13 @@ def lloyd(
 
 
 @kernel
+def found(lineage: NDArray[np.int64], centroids: NDArray[np.float64]) -> None:
+    """Start a lineage with these centroids, later than the last one."""
+    lineage[GENERATION] += 1
+    lineage[TIE] = content_hash(centroids)
+
+
+@kernel
 def learn_arrivals(
     rows: NDArray[np.float64],
     seed: int,
@@ -189,6 +209,7 @@ def learn_arrivals(
     reservoir: NDArray[np.float64],
     counts: NDArray[np.float64],
     centers: NDArray[np.float64],
+    lineage: NDArray[np.int64],
 ) -> None:
     """Learn rows in natural units one by one: scaler, reservoir, seeds or nearest centroid."""
     k = centers.shape[0]
@@ -212,6 +233,7 @@ def learn_arrivals(
                     counts[:] = lloyd(kept, none, nowhere, scaled)[0]
                     centers[:] = scaled * spreads + means
                     counters[SEEDED] = 1
+                    found(lineage, centers)
         else:
             row = standardised(rows[i : i + 1], means, spreads, clip)[0]
             c = nearest(row, (centers - means) / spreads)[0]
@@ -276,3 +298,27 @@ def renumbered(centroids: NDArray[np.float64], former: NDArray[np.float64]) -> N
         gaps[a, :] = np.inf
         gaps[:, b] = np.inf
     return result
+
+
+def challenged(
+    rows: NDArray[np.float64],
+    current: NDArray[np.float64],
+    seeded: bool,
+    seed: int,
+    first_draw: int,
+) -> tuple[NDArray[np.float64] | None, bool]:
+    """Return the centroids to go on with, None without any, and whether they are new.
+
+    A challenger from fresh seeds must beat `current`, if these are `seeded`, by `CHALLENGE_GAIN`,
+    both run to rest on `rows`, and is numbered after them.
+    """
+    challenger = np.empty(current.shape)
+    if not plus_plus(rows, seed, first_draw, challenger):
+        return current if seeded else None, False
+    none, nowhere = np.zeros(len(current)), np.zeros(current.shape)
+    challenging = lloyd(rows, none, nowhere, challenger)[2]
+    if not seeded:
+        return challenger, True
+    if challenging >= (1.0 - CHALLENGE_GAIN) * lloyd(rows, none, nowhere, current.copy())[2]:
+        return current, False
+    return renumbered(challenger, current), True

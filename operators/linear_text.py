@@ -8,151 +8,15 @@ from numpy.typing import NDArray
 
 from operators.arrays import load_into
 from operators.batches import require_lengths
+from operators.deltas import Precisions, Sums, require_delta, require_within
 from operators.errors import ParameterError, StateMismatchError
-from operators.kernel import kernel
+from operators.linear_text_kernels import TINY, learn_texts, predict_texts
 from operators.text_features import BITS, Features, TextFeatures
-
-FADING = 0.999
-# Keeps the first division finite; far below the square of any feature's gradient that matters.
-TINY = np.float32(1e-8)
 
 
 def as_features(texts: Sequence[str] | Features) -> Features:
     """Features of texts by the default `TextFeatures`; features are handed through."""
     return texts if isinstance(texts, Features) else TextFeatures().transform_many(texts)
-
-
-@kernel
-def class_probabilities(
-    indices: NDArray[np.int32],
-    values: NDArray[np.float32],
-    dense: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    mask: int,
-    active: int,
-    out: NDArray[np.float32],
-) -> int:
-    """Fill ``out[:active]`` with the probabilities of one text; the most likely class."""
-    out[:active] = 0
-    for d in range(len(weights) - mask - 1):
-        x = np.float32(1) if d == 0 else dense[d - 1]
-        for k in range(active):
-            out[k] += x * weights[mask + 1 + d, k]
-    for j in range(len(indices)):
-        row = weights[indices[j] & mask]
-        for k in range(active):
-            out[k] += values[j] * row[k]
-    best = 0
-    for k in range(1, active):
-        if out[k] > out[best]:
-            best = k
-    highest, total = out[best], np.float32(0)
-    for k in range(active):
-        out[k] = np.exp(out[k] - highest)
-        total += out[k]
-    for k in range(active):
-        out[k] /= total
-    return best
-
-
-@kernel
-def predict_texts(
-    indices: NDArray[np.int32],
-    values: NDArray[np.float32],
-    ends: NDArray[np.int64],
-    dense: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    mask: int,
-    active: int,
-) -> NDArray[np.float32]:
-    """Probabilities of each text's classes."""
-    probabilities = np.empty((len(ends), active), np.float32)
-    start = 0
-    for i in range(len(ends)):
-        end = ends[i]
-        class_probabilities(
-            indices[start:end], values[start:end], dense[i], weights, mask, active,
-            probabilities[i],
-        )  # fmt: skip
-        start = end
-    return probabilities
-
-
-@kernel
-def descend(
-    indices: NDArray[np.int32],
-    values: NDArray[np.float32],
-    dense: NDArray[np.float32],
-    errors: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    squares: NDArray[np.float32],
-    mask: int,
-    rate: float,
-) -> None:
-    """One AdaGrad step for one text; `errors` is probability minus target by class."""
-    error_square = np.float32(0)
-    for k in range(len(errors)):
-        error_square += errors[k] * errors[k]
-    extra = len(weights) - mask - 1
-    for j in range(extra + len(indices)):
-        if j < extra:
-            place = mask + 1 + j
-            x = np.float32(1) if j == 0 else dense[j - 1]
-        else:
-            place = indices[j - extra] & mask
-            x = values[j - extra]
-        squares[place] += error_square * x * x
-        step = np.float32(rate) * x / np.sqrt(squares[place] + TINY)
-        row = weights[place]
-        for k in range(len(errors)):
-            row[k] -= step * errors[k]
-
-
-@kernel
-def learn_texts(
-    indices: NDArray[np.int32],
-    values: NDArray[np.float32],
-    ends: NDArray[np.int64],
-    dense: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    other: NDArray[np.int64],
-    share: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    squares: NDArray[np.float32],
-    mask: int,
-    rate: float,
-    fixed: int,
-    active: NDArray[np.int64],
-    tallies: NDArray[np.int64],
-    recent: NDArray[np.float64],
-) -> None:
-    """Test on each text, then learn from it, one after another."""
-    errors = np.empty(weights.shape[1], np.float32)
-    start = 0
-    for i in range(len(ends)):
-        end = ends[i]
-        best = class_probabilities(
-            indices[start:end], values[start:end], dense[i], weights, mask, active[0], errors
-        )
-        right = best == truth[i]
-        tallies[0, truth[i]] += 1
-        tallies[1, best] += 1
-        tallies[2, best] += right
-        recent[0] = FADING * recent[0] + right
-        recent[1] = FADING * recent[1] + 1
-        if truth[i] >= active[0]:
-            active[0] = truth[i] + 1
-            class_probabilities(
-                indices[start:end], values[start:end], dense[i], weights, mask, active[0], errors
-            )
-        errors[truth[i]] -= np.float32(1) - share[i]
-        errors[other[i]] -= share[i]
-        errors[:fixed] = 0
-        descend(
-            indices[start:end], values[start:end], dense[i], errors[: active[0]], weights,
-            squares, mask, rate,
-        )  # fmt: skip
-        start = end
 
 
 class LinearText:
@@ -166,7 +30,11 @@ class LinearText:
 
     This is AdaGrad with one step size for each feature instead of each weight, which halves the
     memory and learns as well. Each text is predicted before it is learned; the running quality
-    counts those predictions.
+    counts those predictions, and is a replica's own.
+
+    Replicas exchange the rows that have learned. They add up as Gaussians whose precision is G
+    (`operators.deltas.Precisions`): a plain sum would overshoot where several replicas made the
+    same large first steps.
 
     Parameters
     ----------
@@ -232,6 +100,9 @@ class LinearText:
         self._active = np.array([active], np.int64)
         self._tallies = np.zeros((3, classes), np.int64)
         self._recent = np.zeros(2, np.float64)
+        self._learned = np.zeros(classes, np.int64)
+        self._rows = Precisions(self._weights, self._squares, float(TINY))
+        self._counts = Sums({"learned": self._learned})
 
     @property
     def active(self) -> int:
@@ -247,8 +118,8 @@ class LinearText:
 
     @property
     def labels_by_class(self) -> NDArray[np.int64]:
-        """Labels learned of each class in use, int64[active]."""
-        return self._tallies[0, : self.active].copy()
+        """Labels of each class in use that this replica or another has learned, int64[active]."""
+        return self._learned[: self.active].copy()
 
     def predict_proba_many(self, features: Features) -> NDArray[np.float32]:
         """Probabilities float32[n, active]; each row sums to 1.
@@ -297,6 +168,7 @@ class LinearText:
             share, self._weights, self._squares, self._mask, self.learning_rate, self._fixed,
             self._active, self._tallies, self._recent,
         )  # fmt: skip
+        self._learned += np.bincount(truth, minlength=len(self._learned))
 
     def quality(self) -> dict[str, float]:
         """Prequential quality: each labelled text was predicted before it was learned.
@@ -328,12 +200,19 @@ class LinearText:
             "active": self._active,
             "tallies": self._tallies,
             "recent": self._recent,
+            "learned": self._learned,
         }
 
     def load_arrays(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Copy saved arrays in; raises `StateMismatchError` and changes nothing if they differ."""
         self.require_active(saved)
         load_into(self.arrays(), saved)
+        self.forget_unsent()
+
+    def forget_unsent(self) -> None:
+        """Take the arrays as they are for known to all, as after loading."""
+        self._rows.reset()
+        self._counts.reset()
 
     def require_active(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Refuse a number of classes that does not fit; raises `StateMismatchError`."""
@@ -341,6 +220,66 @@ class LinearText:
         classes = self._weights.shape[1]
         if active.size != 1 or not max(self._fixed, 1) <= active.item() <= classes:
             raise StateMismatchError(f"active is {active.tolist()}, with {classes} classes at most")
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica learned since the last time; empty where nothing.
+
+        Returns
+        -------
+        ``rows`` int32[n], ``moved`` float32[n, active] and ``gained`` float32[n], by how much
+        ``precision · weight`` and precision of each row have grown; ``learned`` int64[active],
+        labels by class.
+        """
+        counts = self._counts.take()
+        if not counts:
+            return {}
+        rows = self._rows.touched()
+        moved, gained = self._rows.take(rows)
+        return {
+            "rows": rows,
+            "moved": np.ascontiguousarray(moved[:, : self.active]),
+            "gained": gained,
+            "learned": counts["learned"][: self.active],
+        }
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner = "LinearText"
+        expected = {
+            "rows": (np.int32, ("n",)),
+            "moved": (np.float32, ("n", "classes")),
+            "gained": (np.float32, ("n",)),
+            "learned": (np.int64, ("classes",)),
+        }
+        checked = require_delta(owner, delta, expected)
+        require_within(owner, delta, "rows", 0, len(self._weights))
+        require_within(owner, delta, "gained", 0.0)
+        require_within(owner, delta, "learned", 0)
+        return checked
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]], classes: NDArray[np.int64]) -> None:
+        """Apply what `check_delta` returned.
+
+        Parameters
+        ----------
+        classes
+            int64, the class here of each class of the delta, all different; those of -1 are left
+            out. A class beyond those known is taken in, and all below it.
+        """
+        moved = np.zeros((len(checked["rows"]), self._weights.shape[1]), np.float32)
+        learned = np.zeros_like(self._learned)
+        kept = classes >= 0
+        moved[:, classes[kept]] = checked["moved"][:, kept]
+        learned[classes[kept]] = checked["learned"][kept]
+        self._rows.apply(checked["rows"], moved, checked["gained"])
+        self._counts.apply({"learned": learned})
+        self._active[0] = max(self.active, classes.max() + 1)
 
     def _require_classes(self, truth: NDArray[np.int64], other: NDArray[np.int64]) -> None:
         if not len(truth):

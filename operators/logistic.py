@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
-from operators.errors import ParameterError, require_finite
-from operators.kernel import kernel
+from operators.deltas import require_delta, require_within
+from operators.errors import ParameterError, StateMismatchError, require_finite
+from operators.logistic_kernels import Run, learn_rows, moderated
 
-NEWTON_STEPS = 60
-NEWTON_TOLERANCE = 1e-10
 # exp overflows a float64 beyond 709.
 MAX_LOG_ODDS = 700.0
+# By this share of the largest eigenvalue rounding may push the smallest one below 0.
+EIGENVALUE_NOISE = 1e-9
 
 
 class BayesianLogistic:
@@ -40,6 +41,19 @@ class BayesianLogistic:
     that changes, while silent features fall back to the prior and nothing winds up::
 
         m ← √λ m        P ← λ P + (1 − λ) P₀
+
+    Replicas that learn different rows tell each other what these say, not how far each has moved.
+    At its mode f = a + s v, a row's likelihood is a Gaussian in wᵀx of precision h and centre
+    f + s / h. So what a run of rows does to *any* posterior N(m, P) is known, and is all that a
+    replica sends (Särkkä & García-Fernández 2021)::
+
+        P ← (P⁻¹ + J)⁻¹        m ← P (P_before⁻¹ m + η)
+        m ← A m + b            P ← A P Aᵀ + C
+
+    For the replica itself that is the filter above, so nothing overshoots, however many replicas
+    made the same step. Without forgetting A = I, b = C = 0 and the rows just add up, J = Σ h x xᵀ
+    and η = Σ (s + h f) x, in whatever order they arrive. With it, rows of others age what was
+    learned before they arrived.
 
     Parameters
     ----------
@@ -79,6 +93,8 @@ class BayesianLogistic:
       Computation 4(5), 1992 (the moderated output).
     - W. D. Penny, S. J. Roberts, Dynamic logistic regression, IJCNN 1999 (the filter, with
       weights that wander).
+    - S. Särkkä, Á. F. García-Fernández, Temporal parallelization of Bayesian smoothers, IEEE
+      Transactions on Automatic Control 66(1), 2021 (a run of steps as one).
     """
 
     def __init__(
@@ -100,6 +116,15 @@ class BayesianLogistic:
         self.prior_variance[-1] = 1.0 / intercept_precision
         self.weights = np.zeros(n_features + 1)
         self.covariance = np.diag(self.prior_variance)
+        width = n_features + 1
+        self._unsent = Run(
+            information=np.zeros((width, width)),
+            vector=np.zeros(width),
+            transition=np.eye(width),
+            offset=np.zeros(width),
+            noise=np.zeros((width, width)),
+            rows=np.zeros(1, np.int64),
+        )
 
     def learn_many(self, x: NDArray[np.floating], labels: NDArray[Any]) -> None:
         """Learn rows one after another.
@@ -124,6 +149,7 @@ class BayesianLogistic:
             self.prior_variance,
             self.weights,
             self.covariance,
+            self._unsent,
         )
 
     def predict_proba_many(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -166,106 +192,58 @@ class BayesianLogistic:
             Where they do not fit; nothing is loaded then.
         """
         load_into(self.arrays(), saved)
+        self._unsent.clear()
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what the rows learned since the last time do; empty where there were none.
 
-@kernel
-def logistic(value: float) -> float:
-    """Return ``1 / (1 + exp(-value))`` without overflow."""
-    if value >= 0.0:
-        return float(1.0 / (1.0 + np.exp(-value)))
-    exponential = np.exp(value)
-    return float(exponential / (1.0 + exponential))
+        Returns
+        -------
+        ``information`` J, ``vector`` η, ``transition`` A, ``offset`` b and ``noise`` C, float64 of
+        width n_features + 1, and how many ``rows`` that was, int64 of shape (1,).
+        """
+        if not self._unsent.rows[0]:
+            return {}
+        delta = {name: array.copy() for name, array in self._unsent._asdict().items()}
+        self._unsent.clear()
+        return delta
 
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
 
-@kernel
-def mode_step(log_odds: float, variance: float, label: float) -> float:
-    """Solve ``s = label - logistic(log_odds + s * variance)`` for s.
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner, unsent = "BayesianLogistic", self._unsent._asdict()
+        expected = {name: (array.dtype, array.shape) for name, array in unsent.items()}
+        checked = require_delta(owner, delta, expected)
+        require_within(owner, delta, "rows", 0)
+        for name in ("information", "noise"):
+            eigenvalues = np.linalg.eigvalsh(checked[name])
+            if eigenvalues[0] < -EIGENVALUE_NOISE * eigenvalues[-1]:
+                raise StateMismatchError(f"{owner}: {name} of a delta has negative eigenvalues")
+        return checked
 
-    The left side less the right side rises in s and changes sign within [label - 1, label], so
-    a Newton step that would leave that bracket is halved instead.
-    """
-    low, high = label - 1.0, label
-    step = label - logistic(log_odds)
-    for _ in range(NEWTON_STEPS):
-        probability = logistic(log_odds + step * variance)
-        excess = step - label + probability
-        if excess > 0.0:
-            high = step
-        else:
-            low = step
-        refined = step - excess / (1.0 + variance * probability * (1.0 - probability))
-        if abs(refined - step) < NEWTON_TOLERANCE:
-            return refined
-        # Strictly inside: a bound is where the search came from, and would be returned to.
-        step = refined if low < refined < high else 0.5 * (low + high)
-    return step
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Learn what another replica's rows do.
 
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`; nothing is changed then.
+        """
+        if delta:
+            self.add_delta(self.check_delta(delta))
 
-@kernel
-def wander(
-    forgetting: float,
-    prior_variance: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-) -> None:
-    """Take one step of the autoregression towards the prior."""
-    weights *= np.sqrt(forgetting)
-    covariance *= forgetting
-    for j in range(covariance.shape[0]):
-        covariance[j, j] += (1.0 - forgetting) * prior_variance[j]
-
-
-@kernel
-def learn_rows(
-    x: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    forgetting: float,
-    prior_variance: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-) -> None:
-    """Move weights and covariance by each row in turn."""
-    width = weights.shape[0]
-    row = np.ones(width)
-    gain = np.empty(width)
-    for n in range(x.shape[0]):
-        row[: width - 1] = x[n]
-        if forgetting < 1.0:
-            wander(forgetting, prior_variance, weights, covariance)
-        log_odds = 0.0
-        variance = 0.0
-        for i in range(width):
-            gain[i] = 0.0
-            for j in range(width):
-                gain[i] += covariance[i, j] * row[j]
-            log_odds += weights[i] * row[i]
-            variance += row[i] * gain[i]
-        step = mode_step(log_odds, variance, labels[n])
-        probability = logistic(log_odds + step * variance)
-        curvature = probability * (1.0 - probability)
-        shrink = curvature / (1.0 + curvature * variance)
-        for i in range(width):
-            weights[i] += step * gain[i]
-            for j in range(width):
-                covariance[i, j] -= shrink * gain[i] * gain[j]
-
-
-@kernel
-def moderated(
-    x: NDArray[np.floating], weights: NDArray[np.float64], covariance: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return κ w_j x_j for each row and feature, the intercept last."""
-    width = weights.shape[0]
-    result = np.empty((x.shape[0], width))
-    row = np.ones(width)
-    for n in range(x.shape[0]):
-        for j in range(width - 1):
-            row[j] = x[n, j]
-        variance = 0.0
-        for i in range(width):
-            for j in range(width):
-                variance += row[i] * covariance[i, j] * row[j]
-        scale = 1.0 / np.sqrt(1.0 + np.pi / 8.0 * max(variance, 0.0))
-        for j in range(width):
-            result[n, j] = scale * weights[j] * row[j]
-    return result
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned."""
+        run = Run(**checked)
+        # (P⁻¹ + J)⁻¹ = (I + P J)⁻¹ P, which needs no inverse of P.
+        gain = np.eye(len(self.weights)) + self.covariance @ run.information
+        moved = self.weights + self.covariance @ run.vector
+        covariance = np.linalg.solve(gain, self.covariance)
+        self.weights[:] = run.transition @ np.linalg.solve(gain, moved) + run.offset
+        covariance = run.transition @ covariance @ run.transition.T + run.noise
+        self.covariance[:] = 0.5 * (covariance + covariance.T)

@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 
 from operators.arrays import load_into
 from operators.batches import require_lengths, require_rows
+from operators.deltas import Expected, Precisions, Steps, require_delta, require_within
+from operators.draws import DRAWS_TOLD, draw_vectors, remember_draws
 from operators.errors import ParameterError, require_finite
 from operators.factor_kernels import (
+    FIRST_SQUARES,
     FactorColumns,
     FactorState,
     admit_items,
@@ -18,6 +21,11 @@ from operators.factor_kernels import (
 )
 
 LANES = 4
+# Precision of a vector that has learned nothing, when replicas are added: above Adagrad's first,
+# since the records of one replica alone say little of where a new item belongs.
+FIRST_PRECISION = 1.0
+# A score z · y moves from both sides: by what z is made of, and by y.
+TOGETHER = 2.0
 
 
 def factor_columns(columns: NDArray[np.void]) -> FactorColumns:
@@ -148,12 +156,35 @@ class MatrixFactorization:
             drawn_from=np.full(memory, -1, np.int32),
             drawn_counts=np.zeros(capacity, np.int32),
             sizes=np.zeros(3, np.int64),
+            keys=np.zeros(capacity, np.uint64),
+            fresh=np.zeros(DRAWS_TOLD, np.int32),
+            learned=np.zeros(1, np.int64),
             recency=(recency ** np.arange(depth)).astype(np.float32),
             seed=np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
             negatives=negatives,
             learning_rate=learning_rate,
             regularization=regularization,
         )
+        state, shared = self.state, (FIRST_PRECISION, Steps(learning_rate, FIRST_SQUARES, TOGETHER))
+        self._inputs = Precisions(state.inputs, state.input_squares, *shared)
+        self._outputs = Precisions(state.outputs, state.output_squares, *shared)
+        self._biases = Precisions(state.biases.reshape(-1, 1), state.bias_squares, *shared)
+        offset, squares = state.normalizer[:1].reshape(1, 1), state.normalizer[1:]
+        self._offset = Precisions(offset, squares, *shared)
+        self._known_items = 0
+        self._expected: Expected = {
+            "input_items": (np.int32, ("n",)),
+            "inputs": (np.float32, ("n", factors)),
+            "input_squares": (np.float32, ("n",)),
+            "output_items": (np.int32, ("m",)),
+            "outputs": (np.float32, ("m", factors)),
+            "output_squares": (np.float32, ("m",)),
+            "biases": (np.float32, ("m", 1)),
+            "bias_squares": (np.float32, ("m",)),
+            "offset": (np.float64, (1, 1)),
+            "offset_squares": (np.float64, (1,)),
+            "draws": (np.int32, ("k",)),
+        }
 
     def __len__(self) -> int:
         return int(self.state.sizes[0])
@@ -266,6 +297,85 @@ class MatrixFactorization:
                 cosines[row, : len(best)] = scores[best]
         return similar, cosines
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica learned since the last time; empty where nothing.
+
+        Returns
+        -------
+        ``input_items`` int32[n] with ``inputs`` float32[n, factors] and ``input_squares``
+        float32[n], by how much ``precision · vector`` and precision have grown
+        (`operators.deltas`); in the same way ``output_items`` with ``outputs``,
+        ``output_squares``, ``biases`` and ``bias_squares``; ``offset`` float64[1, 1] and
+        ``offset_squares`` float64[1]; and ``draws``, the items of the latest events, for the
+        ring of negatives, oldest first, at most `DRAWS_TOLD`.
+        """
+        learned = int(self.state.learned[0])
+        self._know_admitted()
+        inputs = self._inputs.touched()
+        outputs = np.union1d(self._outputs.touched(), self._biases.touched())
+        told = np.arange(max(learned - DRAWS_TOLD, 0), learned) % DRAWS_TOLD
+        self.state.learned[0] = 0
+        delta = {"input_items": inputs, "output_items": outputs, "draws": self.state.fresh[told]}
+        delta["inputs"], delta["input_squares"] = self._inputs.take(inputs)
+        delta["outputs"], delta["output_squares"] = self._outputs.take(outputs)
+        delta["biases"], delta["bias_squares"] = self._biases.take(outputs)
+        delta["offset"], delta["offset_squares"] = self._offset.take(np.zeros(1, np.int32))
+        return delta if learned else {}
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner = "MatrixFactorization"
+        checked = require_delta(owner, delta, self._expected)
+        for name in ("input_squares", "output_squares", "bias_squares", "offset_squares"):
+            require_within(owner, delta, name, 0.0)
+        return checked
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica learned; its items are indices of this one, -1 is left out.
+
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`, or where an item is not admitted; nothing is changed then.
+        """
+        if delta:
+            checked = self.check_delta(delta)
+            for name in ("input_items", "output_items", "draws"):
+                require_within("MatrixFactorization", delta, name, -1, len(self))
+            self.add_delta(checked)
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned, whose items are admitted or -1."""
+        self._know_admitted()
+        outputs = checked["output_items"]
+        self._inputs.apply(checked["input_items"], checked["inputs"], checked["input_squares"])
+        self._outputs.apply(outputs, checked["outputs"], checked["output_squares"])
+        self._biases.apply(outputs, checked["biases"], checked["bias_squares"])
+        none = np.zeros(1, np.int32)
+        self._offset.apply(none, checked["offset"], checked["offset_squares"])
+        state = self.state
+        remember_draws(state.drawn_from, state.drawn_counts, state.sizes, checked["draws"])
+
+    def _know_admitted(self) -> None:
+        """Take the first vectors of new items for known, since they follow from their keys."""
+        known, state = self._known_items, self.state
+        inputs, outputs = self._inputs.known_values, self._outputs.known_values
+        draw_vectors(inputs, outputs, state.seed, state.keys[known : len(self)], known)
+        self._known_items = len(self)
+
+    def mark_known(self) -> None:
+        """Take everything learned so far for told, as after loading."""
+        for part in (self._inputs, self._outputs, self._biases, self._offset):
+            part.reset()
+        self._known_items = len(self)
+        self.state.learned[0] = 0
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All shared state, the live arrays by name."""
         return {name: getattr(self.state, name) for name in STATE_ARRAYS}
@@ -279,10 +389,7 @@ class MatrixFactorization:
             Where names, shapes or dtypes differ.
         """
         load_into(self.arrays(), arrays)
+        self.mark_known()
 
 
-STATE_ARRAYS = tuple(
-    name
-    for name in FactorState._fields
-    if name not in {"recency", "seed", "negatives", "learning_rate", "regularization"}
-)
+STATE_ARRAYS = FactorState._fields[: FactorState._fields.index("keys")]

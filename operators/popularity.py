@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 
 from operators.arrays import load_into
 from operators.batches import require_lengths
-from operators.decay import CLOCK_SIZE, advance, decay_rate, forward_weight, unit_now
+from operators.decay import (
+    CLOCK_SIZE,
+    advance,
+    decay_rate,
+    forward_weight,
+    merge_clock,
+    require_clock,
+    unit_now,
+)
+from operators.deltas import Expected, require_delta, require_within
 from operators.errors import ParameterError, require_finite
 from operators.kernel import kernel
 
@@ -34,6 +43,8 @@ class PopularityState(NamedTuple):
         int64[2], entries of `top` in use and items ever counted.
     clock
         int64[CLOCK_SIZE], see `operators.decay`.
+    added
+        float64[capacity], the part of `counts` that other replicas have not been told of.
     rate
         Decay per millisecond.
     smoothing
@@ -47,6 +58,7 @@ class PopularityState(NamedTuple):
     barred: NDArray[np.uint8]
     sizes: NDArray[np.int64]
     clock: NDArray[np.int64]
+    added: NDArray[np.float64]
     rate: float
     smoothing: float
 
@@ -74,24 +86,55 @@ def promote(state: PopularityState, item: int) -> None:
 
 
 @kernel
-def learn_popularity(state: PopularityState, item: int, weight: float, ts_ms: int) -> None:
-    """Count one event."""
-    factor = advance(state.clock, ts_ms, state.rate)
-    if factor != 1.0:
-        state.sizes[SEEN] = 0
-        for other in range(len(state.counts)):
-            state.counts[other] *= factor
-            state.sizes[SEEN] += state.counts[other] > 0.0
-        state.total[0] *= factor
-    if item < 0 or item >= len(state.counts) or weight <= 0.0:
-        return
+def scale_counts(state: PopularityState, factor: float) -> None:
+    """Multiply every count by `factor`, when the landmark of the decay moves."""
+    state.sizes[SEEN] = 0
+    for item in range(len(state.counts)):
+        state.counts[item] *= factor
+        state.added[item] *= factor
+        state.sizes[SEEN] += state.counts[item] > 0.0
+    state.total[0] *= factor
+
+
+@kernel
+def add_count(state: PopularityState, item: int, amount: float) -> None:
+    """Add to one item's stored count."""
     if state.counts[item] == 0.0:
         state.sizes[SEEN] += 1
-    amount = weight * forward_weight(state.clock, ts_ms, state.rate)
     state.counts[item] += amount
     state.total[0] += amount
     if state.barred[item] == 0:
         promote(state, item)
+
+
+@kernel
+def learn_popularity(state: PopularityState, item: int, weight: float, ts_ms: int) -> None:
+    """Count one event."""
+    factor = advance(state.clock, ts_ms, state.rate)
+    if factor != 1.0:
+        scale_counts(state, factor)
+    if item < 0 or item >= len(state.counts) or weight <= 0.0:
+        return
+    amount = weight * forward_weight(state.clock, ts_ms, state.rate)
+    state.added[item] += amount
+    add_count(state, item, amount)
+
+
+@kernel
+def add_counts(
+    state: PopularityState,
+    items: NDArray[np.int32],
+    counts: NDArray[np.float64],
+    clock: NDArray[np.int64],
+) -> None:
+    """Add what another replica counted by its own clock."""
+    factor, theirs = merge_clock(state.clock, clock, state.rate)
+    if factor != 1.0:
+        scale_counts(state, factor)
+    for k in range(len(items)):
+        amount = counts[k] * theirs
+        if 0 <= items[k] < len(state.counts) and amount > 0.0:
+            add_count(state, items[k], amount)
 
 
 @kernel
@@ -183,6 +226,7 @@ class DecayedPopularity:
             barred=np.zeros(capacity, np.uint8),
             sizes=np.zeros(2, np.int64),
             clock=np.zeros(CLOCK_SIZE, np.int64),
+            added=np.zeros(capacity),
             rate=decay_rate(half_life_seconds * 1000.0),
             smoothing=smoothing,
         )
@@ -228,13 +272,60 @@ class DecayedPopularity:
             self.state.barred[item] = barred
             rebuild_top(self.state)
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica counted since the last time; empty where nothing.
+
+        Returns
+        -------
+        ``items`` int32[n], ``counts`` float64[n] by this replica's clock, and the ``clock``.
+        """
+        items = np.flatnonzero(self.state.added).astype(np.int32)
+        if not len(items):
+            return {}
+        counts = self.state.added[items]
+        self.state.added[items] = 0.0
+        return {"items": items, "counts": counts, "clock": self.state.clock.copy()}
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner = "DecayedPopularity"
+        checked = require_delta(owner, delta, DELTA)
+        require_within(owner, delta, "counts", 0.0)
+        require_clock(owner, delta["clock"])
+        return checked
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica counted, and move the clock up to that replica's.
+
+        The counts then are those of one counter that saw both streams, but for rounding, and for
+        late events that one of the replicas had not been late for. Items of -1, and those beyond
+        the capacity, only move the clock.
+
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`; nothing is changed then.
+        """
+        if delta:
+            self.add_delta(self.check_delta(delta))
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned."""
+        add_counts(self.state, checked["items"], checked["counts"], checked["clock"])
+
+    def mark_known(self) -> None:
+        """Take everything counted so far for told, as after loading."""
+        self.state.added.fill(0.0)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state, the live arrays by name."""
-        return {
-            name: array
-            for name, array in self.state._asdict().items()
-            if isinstance(array, np.ndarray)
-        }
+        return {name: getattr(self.state, name) for name in STATE_ARRAYS}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy in what `arrays` of an equally configured operator returned.
@@ -245,3 +336,12 @@ class DecayedPopularity:
             Where names, shapes or dtypes differ.
         """
         load_into(self.arrays(), arrays)
+        self.mark_known()
+
+
+STATE_ARRAYS = ("counts", "total", "top", "ranks", "barred", "sizes", "clock")
+DELTA: Expected = {
+    "items": (np.int32, ("n",)),
+    "counts": (np.float64, ("n",)),
+    "clock": (np.int64, (CLOCK_SIZE,)),
+}

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
-from operators.errors import ParameterError
+from operators.deltas import require_delta, require_within
+from operators.errors import ParameterError, StateMismatchError
 
 NOT_ASKED = -1.0
 # Keeps the logarithm of a probability of exactly 0 or 1 finite.
@@ -19,6 +20,10 @@ class PrequentialWindow:
 
     It answers "how good were the predictions lately", and being plain arrays it also lets a
     model that cannot be saved learn its recent past again after a restart.
+
+    Replicas send each other their examples with what was said of them where they were tested, so
+    that all windows hold the same last examples, each in its own order. An example that has left
+    the window before it could be sent is not sent.
 
     Parameters
     ----------
@@ -52,6 +57,7 @@ class PrequentialWindow:
         self.labels = np.zeros(size, np.int8)
         self.probabilities = np.full((size, len(models)), NOT_ASKED, np.float32)
         self.counters = np.zeros(1, np.int64)
+        self._unsent = np.zeros(size, np.bool_)
 
     @property
     def seen(self) -> int:
@@ -75,12 +81,23 @@ class PrequentialWindow:
         probabilities
             Of label 1, shape (n, len(models)); `NOT_ASKED` where a model was not asked.
         """
+        self._put(features, labels, probabilities, unsent=True)
+
+    def _put(
+        self,
+        features: NDArray[np.floating],
+        labels: NDArray[np.integer],
+        probabilities: NDArray[np.floating],
+        *,
+        unsent: bool,
+    ) -> None:
         places = (self.seen + np.arange(len(labels))) % self.size
         # Of more examples than the ring holds only the last ones stay.
         last = slice(max(0, len(labels) - self.size), None)
         self.features[places[last]] = features[last]
         self.labels[places[last]] = labels[last]
         self.probabilities[places[last]] = probabilities[last]
+        self._unsent[places[last]] = unsent
         self.counters += len(labels)
 
     def in_order(self) -> NDArray[np.int64]:
@@ -135,6 +152,63 @@ class PrequentialWindow:
             Where they do not fit; nothing is loaded then.
         """
         load_into(self.arrays(), saved)
+        self._unsent[:] = False
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return the examples added since the last time, oldest first; empty where none were.
+
+        Returns
+        -------
+        ``features``, ``labels`` and ``probabilities`` as in `add_many`, of at most `size`
+        examples, as float32, int8 and float32.
+        """
+        order = self.in_order()
+        order = order[self._unsent[order]]
+        if not len(order):
+            return {}
+        self._unsent[:] = False
+        return {
+            "features": self.features[order],
+            "labels": self.labels[order],
+            "probabilities": self.probabilities[order],
+        }
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as `add_delta` takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner = "PrequentialWindow"
+        expected = {
+            "features": (np.float32, ("n", self.features.shape[1])),
+            "labels": (np.int8, ("n",)),
+            "probabilities": (np.float32, ("n", len(self.models))),
+        }
+        checked = require_delta(owner, delta, expected)
+        require_within(owner, delta, "labels", 0, 2)
+        said = checked["probabilities"]
+        if not ((said == NOT_ASKED) | ((said >= 0.0) & (said <= 1.0))).all():
+            raise StateMismatchError(f"{owner}: probabilities of a delta lie outside [0, 1]")
+        return checked
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add another replica's examples.
+
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`; nothing is changed then.
+        """
+        if delta:
+            self.add_delta(self.check_delta(delta))
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned."""
+        said = checked["probabilities"]
+        self._put(checked["features"], checked["labels"], said, unsent=False)
 
 
 def roc_auc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float:

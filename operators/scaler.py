@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
+from operators.deltas import require_delta, require_within
 from operators.errors import ParameterError, require_finite
 from operators.kernel import kernel
 
@@ -31,6 +32,10 @@ class OnlineScaler:
         W = W₁ + W₂     δ = μ₂ − μ₁
         μ = μ₁ + δ W₂ / W
         S = S₁ + S₂ + δ² W₁ W₂ / W
+
+    which is how replicas add up: each sends the moments of the rows it has learned itself. Under
+    forgetting these rows count as the newest wherever they arrive, so that the order of arrival
+    matters, by as much as one exchange is forgotten; without forgetting it does not.
 
     A feature that was constant so far is only centred, and before anything is learned values
     pass through (clipped). Transform before you learn: then no value is scaled by its own
@@ -77,6 +82,7 @@ class OnlineScaler:
         self.clip = clip
         self.decay = 0.5 ** (1.0 / half_life_rows)
         self.moments = np.zeros((3, n_features))
+        self._unsent = np.zeros((3, n_features))
 
     def learn_many(self, x: NDArray[np.floating]) -> None:
         """Take rows into the mean and variance, in order.
@@ -93,10 +99,12 @@ class OnlineScaler:
         """
         require_finite("x", x)
         learn_moments(x, self.decay, self.moments)
+        learn_moments(x, self.decay, self._unsent)
 
     def replace_moments(self, moments: NDArray[np.float64]) -> None:
         """Forget what was learned and stand on these moments, shape (3, n_features)."""
         self.moments[:] = moments
+        self._unsent[:] = 0.0
 
     def transform_many(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """Standardise rows.
@@ -129,6 +137,50 @@ class OnlineScaler:
             Where they do not fit; nothing is loaded then.
         """
         load_into(self.arrays(), saved)
+        self._unsent[:] = 0.0
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return the ``moments`` of the rows learned since the last time; empty where none were."""
+        if not self._unsent[COUNT].any():
+            return {}
+        moments = self._unsent.copy()
+        self._unsent[:] = 0.0
+        return {"moments": moments}
+
+    def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Refuse what `add_delta` cannot add; return it as a kernel takes it.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
+        """
+        owner = "OnlineScaler"
+        expected = {"moments": (np.float64, self.moments.shape)}
+        checked = require_delta(owner, delta, expected)
+        require_within(owner, {"weights": delta["moments"][COUNT]}, "weights", 0.0)
+        require_within(owner, {"squares": delta["moments"][SQUARES]}, "squares", 0.0)
+        return checked
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Take in the rows that another replica has learned, as if they had come just now.
+
+        Raises
+        ------
+        StateMismatchError
+            As `check_delta`; nothing is changed then.
+        """
+        if delta:
+            self.add_delta(self.check_delta(delta))
+
+    def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
+        """Apply what `check_delta` returned."""
+        moments = checked["moments"]
+        # n rows weigh W = (1 - γⁿ) / (1 - γ) together, and γⁿ is what the rows before them keep.
+        kept = np.maximum(1.0 - (1.0 - self.decay) * moments[COUNT], 0.0)
+        self.moments[COUNT] *= kept
+        self.moments[SQUARES] *= kept
+        merge_moments(self.moments, moments, 1.0)
 
 
 @kernel

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from operators.batches import require_lengths
-from operators.errors import ParameterError, require_finite
+from operators.errors import ParameterError, StateMismatchError, require_finite
 from operators.lexicon import LEXICON_COLUMNS
 from operators.linear_text import LinearText, as_features
 from operators.text_features import Features
@@ -32,7 +32,8 @@ class Sentiment:
     Parameters
     ----------
     bits
-        The model has 2**bits rows for hashed n-grams, 16 bytes each; 1 to 18.
+        The model has 2**bits rows for hashed n-grams, 32 bytes each, half of them for what the
+        other replicas know; 1 to 18.
     learning_rate
         AdaGrad's step, > 0.
 
@@ -137,3 +138,26 @@ class Sentiment:
     def load_arrays(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Copy saved arrays in; raises `StateMismatchError` and changes nothing if they differ."""
         self._model.load_arrays(saved)
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this replica learned since the last time; empty where nothing.
+
+        See `operators.linear_text.LinearText.take_delta`.
+        """
+        return self._model.take_delta()
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another replica learned; `quality` stays as it is.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible;
+            nothing is changed then.
+        """
+        if not delta:
+            return
+        checked = self._model.check_delta(delta)
+        if len(checked["learned"]) != len(SENTIMENTS):
+            raise StateMismatchError(f"Sentiment: a delta of {len(checked['learned'])} classes")
+        self._model.add_delta(checked, np.arange(len(SENTIMENTS)))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.deltas import Expected, require_delta, require_ends
 from operators.errors import ParameterError, StateMismatchError
 from operators.hashing import hash_strings, spans_of
 from operators.kernel import kernel
@@ -102,6 +103,7 @@ class Vocabulary:
         places = 1 << (2 * capacity - 1).bit_length()
         self.table = KeyTable(np.zeros(places, np.uint64), np.zeros(places, np.int32))
         self._index: dict[str, int] = {}
+        self._untold: list[str] = []
         self._refused = np.zeros(1, np.int64)
 
     def __len__(self) -> int:
@@ -133,6 +135,13 @@ class Vocabulary:
         ParameterError
             Where an id is empty or no string. Nothing was added then.
         """
+        known = len(self)
+        indices = self.admit_many(ids)
+        self._untold += self.ids[known:]
+        return indices
+
+    def admit_many(self, ids: Sequence[str]) -> NDArray[np.int32]:
+        """Do as `learn_many`, with ids that another replica learned: they are not told on."""
         indices = self.index_many(ids)
         missing = np.flatnonzero(indices < 0).tolist()
         if missing:
@@ -157,10 +166,34 @@ class Vocabulary:
         flat = np.ascontiguousarray(keys).reshape(-1)
         return find_keys(self.table, flat).reshape(keys.shape)
 
+    def take_untold(self) -> list[str]:
+        """Return the ids learned here since the last time, in order."""
+        untold, self._untold = self._untold, []
+        return untold
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return the ids learned here since the last time, as in `arrays`; empty where none."""
+        untold = self.take_untold()
+        return pack_ids(untold) if untold else {}
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Admit the ids that another replica learned; those without room are counted in `refused`.
+
+        The ids get other indices here than there. While there is room, replicas end with the same
+        set of ids in whatever order deltas are applied.
+
+        Raises
+        ------
+        StateMismatchError
+            Where names or dtypes are not those of `take_delta`, or the bytes are no ids; nothing
+            is changed then.
+        """
+        if delta:
+            self.admit_many(unpack_ids("Vocabulary", delta))
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state: the ids' UTF-8 bytes end to end, where each ends, and `refused`."""
-        buffer, ends = spans_of(self.ids)
-        return {"ids": buffer, "ends": ends, "refused": self._refused}
+        return pack_ids(self.ids) | {"refused": self._refused}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace all state by what `arrays` of a vocabulary of any capacity returned.
@@ -172,12 +205,13 @@ class Vocabulary:
         """
         if arrays.keys() != {"ids", "ends", "refused"}:
             raise StateMismatchError(f"Vocabulary needs ids, ends, refused, not {sorted(arrays)}")
-        ids = _ids_of(arrays["ids"], arrays["ends"])
+        packed = {name: arrays[name] for name in DELTA}
+        ids = unpack_ids("Vocabulary", packed)
         if len(ids) > self.capacity:
             raise StateMismatchError(f"{len(ids)} ids do not fit a capacity of {self.capacity}")
-        if len(set(ids)) < len(ids) or "" in ids or arrays["refused"].shape != (1,):
-            raise StateMismatchError("Vocabulary: the saved ids are not distinct non-empty strings")
-        self.ids, self._index = [], {}
+        if arrays["refused"].shape != (1,):
+            raise StateMismatchError(f"Vocabulary: refused is {arrays['refused'].shape}, not (1,)")
+        self.ids, self._index, self._untold = [], {}, []
         for array in (self.keys, self.table.keys, self.table.indices):
             array.fill(0)
         self._add(ids)
@@ -197,12 +231,36 @@ class Vocabulary:
             self.ids += added
 
 
-def _ids_of(buffer: NDArray[Any], ends: NDArray[Any]) -> list[str]:
-    raw = buffer.astype(np.uint8, copy=False).tobytes()
-    bounds = [0, *ends.tolist()]
-    if bounds[-1] != len(raw) or sorted(bounds) != bounds:
-        raise StateMismatchError("Vocabulary: the ends do not divide the bytes of the ids")
+DELTA: Expected = {"ids": (np.uint8, ("bytes",)), "ends": (np.int64, ("n",))}
+
+
+def pack_ids(ids: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return ids as arrays: ``ids``, their UTF-8 bytes end to end, and where each ``ends``."""
+    buffer, ends = spans_of(ids)
+    return {"ids": buffer, "ends": ends}
+
+
+def unpack_ids(owner: str, packed: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return what `pack_ids` was given.
+
+    Raises
+    ------
+    StateMismatchError
+        Where names, shapes or dtypes are others, or the bytes are not those of distinct,
+        non-empty strings.
+
+    Examples
+    --------
+    >>> unpack_ids("Model", pack_ids(["tea", "cup"]))
+    ['tea', 'cup']
+    """
+    checked = require_delta(owner, packed, DELTA)
+    require_ends(owner, checked["ends"], len(checked["ids"]))
+    raw, bounds = checked["ids"].tobytes(), [0, *checked["ends"].tolist()]
     try:
-        return [raw[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise(bounds)]
+        ids = [raw[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise(bounds)]
     except UnicodeDecodeError as error:
-        raise StateMismatchError(f"Vocabulary: the saved ids are not UTF-8: {error}") from error
+        raise StateMismatchError(f"{owner}: the ids are not UTF-8: {error}") from error
+    if len(set(ids)) < len(ids) or "" in ids:
+        raise StateMismatchError(f"{owner}: the ids are not distinct non-empty strings")
+    return ids

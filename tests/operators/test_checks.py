@@ -10,6 +10,7 @@ from operators.checks import (
     ALL_CHECKS,
     OperatorCase,
     OperatorCheckError,
+    check_deltas_reach_the_other_replica,
     check_learning_changes_the_state,
     check_loading_copies,
     check_memory_is_bounded,
@@ -22,7 +23,7 @@ from operators.checks import (
     check_state_round_trips,
     held_bytes,
 )
-from operators.errors import require_finite
+from operators.errors import StateMismatchError, require_finite
 
 Values = NDArray[np.float64]
 BOTH = np.dtype([("count", np.int64), ("extra", [("total", np.float64)])], align=True)
@@ -36,6 +37,7 @@ class Tally:
         self.seed = seed
         self.fault = fault
         self.hoard: list[Values] = []
+        self.told = self.columns.copy()
 
     def learn_many(self, values: Values) -> None:
         if self.fault != "swallows nan":
@@ -64,6 +66,31 @@ class Tally:
             self.columns = state["columns"]
         elif self.fault != "forgets":
             self.columns[:] = state["columns"]
+        if self.fault != "tells what it loaded":
+            self.told[:] = self.columns
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        count = self.columns["count"] - self.told["count"]
+        total = self.columns["extra"]["total"] - self.told["extra"]["total"]
+        if self.fault != "tells twice":
+            self.told[:] = self.columns
+        if self.fault == "settles when told" and count.any():
+            self.columns["extra"]["total"] += 1.0
+            self.told[:] = self.columns
+        if self.fault == "mute" or not count.any():
+            return {}
+        return {"count": count, "total": total}
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        if self.fault == "trusts anyone":
+            delta = {"count": np.zeros(1, np.int64), "total": np.zeros(1)} | dict(delta)
+        elif delta.keys() != {"count", "total"} or any(a.shape != (1,) for a in delta.values()):
+            raise StateMismatchError("tally")
+        if self.fault == "hears nothing":
+            return
+        for columns in (self.columns,) if self.fault == "tells on" else (self.columns, self.told):
+            columns["count"] += delta["count"].reshape(-1)
+            columns["extra"]["total"] += delta["total"].reshape(-1)
 
 
 def poison(values: Values) -> Values:
@@ -82,6 +109,8 @@ def case_of(fault: str = "") -> OperatorCase[Tally, Values]:
         load=Tally.load,
         max_bytes=10_000,
         poison=poison,
+        take=Tally.take_delta,
+        apply=Tally.apply_delta,
     )
 
 
@@ -105,6 +134,13 @@ def test_an_honest_operator_passes_every_check(
         ("hoards", check_memory_is_bounded),
         ("swallows nan", check_refuses_what_is_not_finite),
         ("counts batches", check_one_big_batch_equals_many_small_ones),
+        ("mute", check_deltas_reach_the_other_replica),
+        ("hears nothing", check_deltas_reach_the_other_replica),
+        ("tells twice", check_deltas_reach_the_other_replica),
+        ("tells on", check_deltas_reach_the_other_replica),
+        ("tells what it loaded", check_deltas_reach_the_other_replica),
+        ("settles when told", check_deltas_reach_the_other_replica),
+        ("trusts anyone", check_deltas_reach_the_other_replica),
     ],
 )
 def test_each_fault_is_named_by_its_check(
@@ -115,7 +151,7 @@ def test_each_fault_is_named_by_its_check(
 
 
 def test_every_check_has_a_fault_that_it_catches() -> None:
-    assert len(ALL_CHECKS) == len(set(ALL_CHECKS)) == 10
+    assert len(ALL_CHECKS) == len(set(ALL_CHECKS)) == 11
 
 
 def test_a_tolerance_compares_floating_point_state_and_predictions() -> None:
@@ -128,6 +164,10 @@ def test_a_tolerance_compares_floating_point_state_and_predictions() -> None:
 
 def test_an_operator_without_floats_needs_no_poison() -> None:
     check_refuses_what_is_not_finite(replace(case_of("swallows nan"), poison=None))
+
+
+def test_an_operator_that_is_not_shared_has_no_deltas_to_check() -> None:
+    check_deltas_reach_the_other_replica(replace(case_of("mute"), take=None))
 
 
 def test_a_view_counts_its_buffer_once() -> None:

@@ -91,6 +91,8 @@ CASE = OperatorCase[Shop, Days](
     predict=Shop.predict_many,
     state=Shop.state,
     load=Shop.load,
+    take=lambda shop: shop.model.take_delta(),
+    apply=lambda shop, delta: shop.model.apply_delta(delta),
     poison=poison,
     max_bytes=2_000_000,
 )
@@ -282,8 +284,8 @@ def test_drivers_are_the_largest_contributions_of_the_model() -> None:
 def test_a_rising_error_is_drift_and_a_falling_one_is_not() -> None:
     for early, late, expected in ((0.1, 0.9, True), (0.9, 0.1, False)):
         shop = Shop()
-        first = shop.model._watch_errors(np.full(500, early))
-        second = shop.model._watch_errors(np.full(500, late))
+        first = shop.model.rival.watch(np.full(500, early))
+        second = shop.model.rival.watch(np.full(500, late))
         assert (first, second) == (False, expected)
 
 

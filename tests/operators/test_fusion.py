@@ -49,6 +49,8 @@ CASE = OperatorCase[ListwiseFusion, Batch](
     load=ListwiseFusion.load_arrays,
     max_bytes=5_000,
     poison=poison,
+    take=ListwiseFusion.take_delta,
+    apply=ListwiseFusion.apply_delta,
 )
 
 

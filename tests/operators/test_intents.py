@@ -50,7 +50,9 @@ CASE = OperatorCase[Intents, Batch](
     predict=answers,
     state=Intents.arrays,
     load=Intents.load_arrays,
-    max_bytes=4 * (8 + 2) * 2**12 + 15_000,
+    take=Intents.take_delta,
+    apply=Intents.apply_delta,
+    max_bytes=2 * 4 * (8 + 2) * 2**12 + 20_000,
 )
 
 

@@ -63,6 +63,8 @@ ARRIVALS = OperatorCase[StreamingKMeans, Rows](
     predict=answer,
     state=StreamingKMeans.arrays,
     load=StreamingKMeans.load_arrays,
+    take=StreamingKMeans.take_delta,
+    apply=StreamingKMeans.apply_delta,
     poison=poison,
     max_bytes=120_000,
 )
@@ -75,6 +77,8 @@ SWEPT = OperatorCase[StreamingKMeans, Sweeps](
     predict=lambda model, sweeps: answer(model, sweeps.rows),
     state=StreamingKMeans.arrays,
     load=StreamingKMeans.load_arrays,
+    take=StreamingKMeans.take_delta,
+    apply=StreamingKMeans.apply_delta,
     poison=lambda sweeps: sweeps._replace(rows=poison(sweeps.rows)),
     max_bytes=60_000,
 )
@@ -203,7 +207,7 @@ def test_one_group_too_many_replaces_the_one_swept_longest_ago() -> None:
     model = StreamingKMeans(1, 1, max_groups=2)
     for group in (4, 5, 4, 6):
         model.sweep_many(np.full((10, 1), float(group)), group)
-    assert sorted(model.groups.tolist()) == [4, 6]
+    assert sorted(model.swept.groups.tolist()) == [4, 6]
     assert model.sizes().tolist() == [20]
 
 

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 
 from operators.checks import ALL_CHECKS, OperatorCase
 from operators.errors import ParameterError
-from operators.logistic import BayesianLogistic, logistic, mode_step
+from operators.logistic import BayesianLogistic
+from operators.logistic_kernels import logistic, mode_step
 
 TRUTH = np.array([1.5, -1.0, 0.5, 0.0])
 
@@ -43,6 +44,8 @@ def case_of(forgetting: float) -> OperatorCase[BayesianLogistic, Examples]:
         predict=lambda model, examples: model.predict_proba_many(examples.x),
         state=BayesianLogistic.arrays,
         load=BayesianLogistic.load_arrays,
+        take=BayesianLogistic.take_delta,
+        apply=BayesianLogistic.apply_delta,
         poison=poison,
         max_bytes=10_000,
     )

@@ -47,6 +47,9 @@ class Model:
     def state(self) -> dict[str, Array]:
         return self.operator.arrays() | {"rows": self.rows}
 
+    def lend(self, other: "Model") -> None:
+        other.rows[:] = self.rows
+
     def load(self, state: Mapping[str, Array]) -> None:
         self.operator.load_arrays({k: v for k, v in state.items() if k != "rows"})
         self.rows[:] = state["rows"]
@@ -83,6 +86,9 @@ CASE = OperatorCase[Model, Batch](
     load=Model.load,
     max_bytes=30_000,
     poison=poison,
+    take=lambda model: model.operator.take_delta(),
+    apply=lambda model, delta: model.operator.apply_delta(delta),
+    lend=Model.lend,
 )
 
 

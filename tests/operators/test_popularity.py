@@ -59,6 +59,8 @@ CASE = OperatorCase[DecayedPopularity, Batch](
     load=DecayedPopularity.load_arrays,
     max_bytes=20_000,
     poison=poison,
+    take=DecayedPopularity.take_delta,
+    apply=DecayedPopularity.apply_delta,
 )
 
 

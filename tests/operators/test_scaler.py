@@ -29,6 +29,8 @@ def case_of(half_life_rows: float) -> OperatorCase[OnlineScaler, Rows]:
         predict=OnlineScaler.transform_many,
         state=OnlineScaler.arrays,
         load=OnlineScaler.load_arrays,
+        take=OnlineScaler.take_delta,
+        apply=OnlineScaler.apply_delta,
         poison=poison,
         max_bytes=10_000,
     )

@@ -48,7 +48,9 @@ CASE = OperatorCase[Sentiment, Batch](
     predict=lambda model, given: np.column_stack(model.predict_many(given[0])),
     state=Sentiment.arrays,
     load=Sentiment.load_arrays,
-    max_bytes=16 * 2**18 + 10_000,
+    take=Sentiment.take_delta,
+    apply=Sentiment.apply_delta,
+    max_bytes=2 * 16 * 2**18 + 20_000,
     poison=poison,
 )
 

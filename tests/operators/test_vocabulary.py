@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from operators.checks import held_bytes
 from operators.errors import ParameterError, StateMismatchError
 from operators.hashing import hash_strings
-from operators.vocabulary import Vocabulary
+from operators.vocabulary import Vocabulary, pack_ids
+from tests.operators.replicas import exchange
 
 IDS = st.lists(st.text(min_size=1, max_size=5), max_size=40)
 
@@ -61,6 +62,59 @@ def test_keys_keep_their_shape_and_unknown_or_zero_keys_are_minus_one() -> None:
     keys = np.zeros((2, 6), np.uint64)
     keys[1, 0], keys[1, 2] = vocabulary.keys[1], 12345
     assert vocabulary.indices_of_keys(keys[:, ::2]).tolist() == [[-1, -1, -1], [1, -1, -1]]
+
+
+@settings(deadline=None)
+@given(st.lists(IDS, min_size=2, max_size=4))
+def test_replicas_that_have_heard_each_other_know_the_same_ids(learned: list[list[str]]) -> None:
+    replicas = [Vocabulary(200) for _ in learned]
+    for replica, ids in zip(replicas, learned, strict=True):
+        replica.learn_many(ids)
+    exchange(replicas)
+    for replica, own in zip(replicas, learned, strict=True):
+        assert set(replica.ids) == {text for ids in learned for text in ids}
+        assert replica.ids[: len(set(own))] == list(dict.fromkeys(own))
+        assert replica.index_many(replica.ids).tolist() == list(range(len(replica)))
+        assert replica.take_delta() == {}
+
+
+def test_a_full_vocabulary_counts_the_ids_of_others_that_it_refuses() -> None:
+    sender, receiver = Vocabulary(9), Vocabulary(2)
+    sender.learn_many(["a", "b", "c"])
+    receiver.learn_many(["c"])
+    receiver.take_delta()
+    receiver.apply_delta(sender.take_delta())
+    assert (receiver.ids, receiver.refused) == (["c", "a"], 1)
+    assert receiver.take_delta() == {}
+
+
+def test_loaded_ids_are_not_told() -> None:
+    original, copy = Vocabulary(5), Vocabulary(5)
+    original.learn_many(["a", "b"])
+    copy.learn_many(["c"])
+    copy.load_arrays(original.arrays())
+    assert copy.take_delta() == {}
+    copy.learn_many(["a", "d"])
+    assert bytes(copy.take_delta()["ids"]) == b"d"
+
+
+def test_a_delta_that_holds_no_ids_changes_nothing() -> None:
+    vocabulary = Vocabulary(5)
+    delta = pack_ids(["tea", "cup"])
+    for wrong in (
+        {"ids": np.full(6, 255, np.uint8)},
+        {"ids": delta["ids"][1:]},
+        {"ends": np.array([6, 3])},
+        {"ends": np.array([0, 6])},
+        {"ends": np.array([3.0, 6.0])},
+        {"refused": np.zeros(1, np.int64)},
+        pack_ids(["tea", "tea"]),
+    ):
+        with pytest.raises(StateMismatchError):
+            vocabulary.apply_delta(delta | wrong)
+    with pytest.raises(StateMismatchError):
+        vocabulary.apply_delta({"ids": delta["ids"]})
+    assert len(vocabulary) == 0
 
 
 @settings(deadline=None)
