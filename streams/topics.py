@@ -3,6 +3,7 @@
 Records of the source topics and of most outputs are keyed by customer, and all customer-keyed
 topics have the same number of partitions, so that everything about one customer meets in one
 partition number. The other topics have one partition: they are small, and order matters there.
+Only the models' topic has two, of which each holds records of one kind.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Topic:
     compacted
         Whether the broker keeps the latest record of each key for ever. A key without value
         (a tombstone) removes it.
+    fixed_partitions
+        How many partitions it has, where that follows from no setting.
+    kept_bytes
+        Where above 0, the broker keeps the newest records only: this many bytes of each partition
+        and at most `SEGMENT_BYTES` more, however old they are.
     """
 
     name: str
@@ -46,6 +52,8 @@ class Topic:
     key_field: str = "customer_id"
     per_partition: bool = False
     compacted: bool = False
+    fixed_partitions: int = 1
+    kept_bytes: int = 0
 
     @property
     def customer_keyed(self) -> bool:
@@ -60,7 +68,9 @@ class Topic:
         >>> CLICKS.partitions(Settings(partitions=4)), CATALOG.partitions(Settings(partitions=4))
         (4, 1)
         """
-        return settings.partitions if self.customer_keyed or self.per_partition else 1
+        if self.customer_keyed or self.per_partition:
+            return settings.partitions
+        return self.fixed_partitions
 
     def config(self) -> dict[str, str]:
         """Return the topic's configuration where it differs from the broker's defaults.
@@ -68,6 +78,13 @@ class Topic:
         A tombstone of a compacted topic can be read for `TOMBSTONE_DAYS` days; a worker that was
         away for longer than that must read the topic from its start.
         """
+        if self.kept_bytes:
+            return {
+                "cleanup.policy": "delete",
+                "retention.bytes": str(self.kept_bytes),
+                "retention.ms": "-1",
+                "segment.bytes": str(SEGMENT_BYTES),
+            }
         if not self.compacted:
             return {}
         return {
@@ -91,6 +108,8 @@ class Topic:
 
 
 TOMBSTONE_DAYS = 7
+SEGMENT_BYTES = 64 << 20
+"""A broker deletes whole segments only; its own default of 1 GiB would double what is kept."""
 
 _IN, _OUT, _INTERNAL = Direction.IN, Direction.OUT, Direction.INTERNAL
 
@@ -119,7 +138,15 @@ DEAD_LETTERS = Topic(
     "dead-letters", _OUT, "Records that could not be processed.", key_field="topic"
 )
 
-MODELS = Topic("crm-models", _INTERNAL, "What workers learned, for each other.", key_field="worker")
+# Kept by bytes alone: the last snapshot before a quiet month is needed after it all the same.
+MODELS = Topic(
+    "crm-models",
+    _INTERNAL,
+    "What workers learned, for each other.",
+    key_field="worker",
+    fixed_partitions=2,
+    kept_bytes=1 << 30,
+)
 CHANGELOG = Topic(
     "crm-changelog",
     _INTERNAL,
