@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from streams import topics
@@ -183,6 +184,28 @@ async def partitions_of_topic(settings: Settings, name: str) -> int:
         if facts.name == name:
             return facts.partitions
     raise _missing(settings, [name])
+
+
+async def tombstones_ms(settings: Settings, name: str) -> int:
+    """Return how long a compacted topic keeps the tombstone of a key, ms, as the broker has it.
+
+    Raises
+    ------
+    BrokerError
+        The broker does not tell.
+    """
+    setting = "delete.retention.ms"
+    resource = ConfigResource(ConfigResourceType.TOPIC, name, configs={setting: None})
+    async with _client(settings) as client:
+        answers = await client.describe_configs([resource])
+    for answer in answers:
+        for code, message, _, _, entries in (entry[:5] for entry in answer.resources):
+            if code:
+                raise BrokerError(f"{settings.broker}: configuration of {name}: {message}")
+            for entry in entries:
+                if entry[0] == setting:
+                    return int(entry[1])
+    raise BrokerError(f"{settings.broker} does not tell {setting} of {name}")
 
 
 @asynccontextmanager

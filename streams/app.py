@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import faust
@@ -44,9 +44,15 @@ class CrmApp(faust.App):
 
     def __init__(self, *args: Any, engine: Engine, **options: Any) -> None:
         self.engine = engine
+        self.on_stopping: Callable[[], None] = lambda: None
         self.chunk_records = engine.settings.chunk_records
         self.chunk_bytes = engine.settings.chunk_bytes
         super().__init__(*args, **options)
+
+    async def on_stop(self) -> None:
+        """Stop, by a deadline: Faust first commits, which waits for a broker that is gone."""
+        self.on_stopping()
+        await super().on_stop()
 
     def _new_transport(self) -> TransportT:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -130,13 +136,20 @@ def add_agent(app: CrmApp, topic: str, engine: Engine) -> None:
     app.agent(channel, name=f"{topic}-agent", concurrency=1)(agent)
 
 
+def standbys_of(app: CrmApp, settings: Settings) -> set[int]:
+    """Return the partitions of which the group wants this worker to keep a copy."""
+    if not settings.standby:
+        return set()
+    return {tp.partition for tp in app.assignor.assigned_standbys() if tp.topic in SOURCES}
+
+
 def add_hooks(app: CrmApp, engine: Engine) -> None:
     """Checkpoint before partitions go, open them once they have come."""
 
     @app.on_partitions_revoked.connect
     async def revoked(*_: Any, **__: Any) -> None:
         engine.metrics.rebalances.inc()
-        await engine.checkpoint_all()
+        await engine.hand_over()
 
     @app.on_rebalance_complete.connect
     async def complete(*_: Any, **__: Any) -> None:
@@ -150,4 +163,5 @@ def add_hooks(app: CrmApp, engine: Engine) -> None:
         stray = sorted(tp for tp in assigned if tp.topic in SOURCES and tp.partition not in numbers)
         if stray:
             log.error("the topics of a partition went to different workers: %s", stray)
-        engine.assign(numbers)
+        standbys = standbys_of(app, engine.settings) - numbers
+        engine.assign(numbers, standbys, app.consumer_generation_id)

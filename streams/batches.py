@@ -37,7 +37,7 @@ class Batch(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All customers of a partition at a moment of event time.
+    """Customers of a partition at a moment of event time; all of them, but for late ones.
 
     Attributes
     ----------
@@ -53,6 +53,8 @@ class Sweep:
         The newest event time the partition has seen: every row is as of then.
     boundary_ms
         The scheduled time of this sweep; part of the ids of what comes of it.
+    is_late
+        Whether these are some customers whose rows were on disk when the others were swept.
     """
 
     partition: int
@@ -62,6 +64,7 @@ class Sweep:
     features: NDArray[np.float32]
     as_of_ms: int
     boundary_ms: int
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,6 @@ class About:
         The range, both ends included; None where there is none.
     choices
         The values it can have; empty where any will do.
-    refused
-        Values that one might expect, each with why it is not among them.
     complaint
         Tells what is wrong with a text, or None where nothing is.
     secret
@@ -49,7 +47,6 @@ class About:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    refused: tuple[tuple[object, str], ...] = ()
     complaint: Callable[[str], str | None] = lambda _: None
     secret: bool = False
 
@@ -117,9 +114,6 @@ class Declared:
 
     def _complaint(self, value: object) -> str | None:
         about = self.about
-        for refused, why in about.refused:
-            if value == refused:
-                return why
         if about.choices and value not in about.choices:
             return f"must be one of {', '.join(about.choices)}"
         if isinstance(value, str):

@@ -11,29 +11,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
+from contextlib import nullcontext
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ProducerFenced
 from faust.types import TP
 
-from state.errors import RowsFullError, StateError
-from state.partition import Partition
-from streams.caution import MAX_FAILED_CHECKPOINTS, MAX_POISON, Caution
-from streams.errors import ForeignStateError, PublishError, StreamsError
-from streams.loading import Loader, Offsets
+from state.errors import StateError
+from streams.caution import MAX_FAILED_CHECKPOINTS, Caution
+from streams.checkpoints import Checkpoints
+from streams.errors import (
+    ForeignStateError,
+    PublishError,
+)
+from streams.loading import Offsets, Promise
 from streams.metrics import Metrics
 from streams.models import Models
+from streams.openings import Openings
 from streams.outbox import Publisher
-from streams.partitions import HoleError, OpenPartition, SweepError, describe_failure
+from streams.partitions import OpenPartition, Snapshot
+from streams.processing import Processing
 from streams.settings import Settings
+from streams.sweeps import SweepError
+from streams.topics import CHANGELOG
 from streams.transport import Chunk
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING_BYTES = 64 << 20
-"""A partition whose outbox holds more waits for the broker before it applies more."""
-RETRY_SECONDS = 1.0
+LARGE_ROWS = 20_000
+"""A checkpoint of more rows, as after a sweep, waits for others that are large."""
 
 
 class Engine:
@@ -48,14 +55,18 @@ class Engine:
     metrics
         Where everything is counted.
     publisher
-        Who publishes outputs.
+        Who publishes outputs that are not part of a transaction.
+    promise
+        How checkpoints are kept.
 
     Attributes
     ----------
     partitions
         By number; a partition that is being loaded is not in it yet.
-    opening
-        Since when a partition is being opened, by number; seconds, monotonic.
+    openings
+        Opens partitions and closes them.
+    assigned
+        The partitions that the group has given to this worker.
     stopping
         Set when the worker ends in order: what is under way is finished, nothing is begun.
     failure
@@ -63,14 +74,19 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, cluster_id: str, metrics: Metrics, publisher: Publisher
+        self,
+        settings: Settings,
+        cluster_id: str,
+        metrics: Metrics,
+        publisher: Publisher,
+        promise: Promise,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.publisher = publisher
+        self.promise = promise
         self.models = Models(settings)
         self.partitions: dict[int, OpenPartition] = {}
-        self.opening: dict[int, float] = {}
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -78,11 +94,14 @@ class Engine:
         self.changed = asyncio.Event()
         self.was_assigned = False
         self._consumer: Offsets | None = None
-        self._loader = Loader(settings, cluster_id, self.models, metrics)
-        self._assigned: set[int] = set()
-        self._stores: dict[int, Partition] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
+        self.openings = Openings(settings, cluster_id, self.models, metrics, promise, self.fail)
+        self._checkpoints = Checkpoints(promise, publisher, CHANGELOG.name_of(settings))
+        self.assigned: set[int] = set()
         self._cautions: dict[int, Caution] = {}
+        self._generation = 0
+        self._is_rebalancing = False
+        self._one_large = asyncio.Lock()
+        self._processing = Processing(self)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(self, consumer: Offsets) -> None:
@@ -110,7 +129,7 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """Whether the group has assigned partitions and all of them are open."""
-        return self.was_assigned and self.failure is None and set(self.partitions) == self._assigned
+        return self.was_assigned and self.failure is None and set(self.partitions) == self.assigned
 
     # What the transport asks.
 
@@ -127,81 +146,17 @@ class Engine:
         partition = self.partitions.get(tp.partition)
         return partition.durable.get(tp.topic) if partition else None
 
-    # A chunk's way.
-
     async def process(self, chunk: Chunk) -> None:
-        """Apply a chunk; whatever goes wrong ends in a reopen or a failure, never in an error.
+        """Apply a chunk; see `streams.processing`."""
+        await self._processing.process(chunk)
 
-        A chunk of a partition that is not open is dropped: opening it ends with a seek.
-        """
-        partition = self.partitions.get(chunk.partition)
-        if partition is not None and partition.outbox.waiting_bytes > MAX_WAITING_BYTES:
-            await self.publisher.publish(partition.outbox)
-            partition = self.partitions.get(chunk.partition)  # it may have been reopened
-        if partition is None or not partition.is_open:
-            return
-        started = time.perf_counter()
-        try:
-            applied = self._apply(partition, chunk)
-        except HoleError as hole:
-            self._seek_back(partition, hole)
-        except (RowsFullError, SweepError) as error:
-            self.fail(error)
-        except Exception as error:  # noqa: BLE001 - the agent's boundary: Faust acks what raised
-            self._isolate(partition, chunk, error)
-        else:
-            if applied:
-                seconds = time.perf_counter() - started
-                self.metrics.batch_size.observe(applied)
-                self.metrics.batch_seconds.labels(chunk.topic).observe(seconds)
-                self.wake.set()
-
-    def _apply(self, partition: OpenPartition, chunk: Chunk) -> int:
-        now_ms = int(time.time() * 1000)
-        caution = self._caution(partition.number)
-        if chunk.start >= caution.careful_until.get(chunk.topic, 0):
-            return partition.apply(chunk, now_ms)
-        applied, start = 0, chunk.start
-        for record in chunk.records:
-            end = record.offset + 1
-            single = Chunk(chunk.topic, chunk.partition, start, end, (record,), chunk.highwater)
-            try:
-                applied += partition.apply(single, now_ms)
-            except (HoleError, RowsFullError, SweepError):
-                raise
-            except Exception as error:
-                caution.poison[chunk.topic, record.offset] = describe_failure(error)
-                raise
-            start = end
-        return applied
-
-    def _isolate(self, partition: OpenPartition, chunk: Chunk, error: Exception) -> None:
-        """Reopen, and apply record by record up to where it went wrong."""
-        log.error(
-            "applying %s-%d, offsets %d to %d, raised; going back to the last checkpoint",
-            chunk.topic, chunk.partition, chunk.start, chunk.end, exc_info=error,
-        )  # fmt: skip
-        caution = self._caution(partition.number)
-        caution.be_careful(chunk.topic, chunk.end)
-        if len(caution.poison) > MAX_POISON:
-            self.fail(
-                StreamsError(
-                    f"{len(caution.poison)} records of partition {partition.number} made an "
-                    f"outcome raise, the last one with: {error}"
-                )
-            )
-        self.reopen(partition)
-
-    def _caution(self, number: int) -> Caution:
+    def caution(self, number: int) -> Caution:
+        """Return what is remembered of trouble in a partition."""
         return self._cautions.setdefault(number, Caution())
 
-    def _seek_back(self, partition: OpenPartition, hole: HoleError) -> None:
-        if not partition.is_seeking:
-            log.warning("seeking back over a hole in %s", hole)
-            partition.is_seeking = True
-            self.spawn(self._seek(partition))
-
-    async def _seek(self, partition: OpenPartition) -> None:
+    async def seek(self, partition: OpenPartition) -> None:
+        """Have the consumer go on where the partition is."""
+        partition.is_seeking = True
         try:
             offsets = partition.progress.offsets
             await self.consumer.reposition(
@@ -212,13 +167,30 @@ class Engine:
 
     # Opening, reopening, closing.
 
-    def assign(self, numbers: set[int]) -> None:
-        """Own exactly the partitions in `numbers`: close what left, open what is new."""
-        self._assigned = set(numbers)
+    def assign(
+        self, numbers: Set[int], standbys: Set[int] = frozenset(), generation: int | None = None
+    ) -> None:
+        """Own exactly the partitions in `numbers`: close what left, open what is new.
+
+        Parameters
+        ----------
+        numbers
+            What this worker processes.
+        standbys
+            Of which it keeps a copy of the state, to take over quickly.
+        generation
+            Of the group. Where one was missed, another worker may have had a partition in it, so
+            that what is in memory is outdated; None where there is no group.
+        """
+        is_next = generation is None or generation == self._generation + 1
+        self._generation = generation or self._generation
+        self._is_rebalancing = False
+        self.assigned = set(numbers)
         self.was_assigned = True
-        for number in set(self.partitions) - numbers:
-            self.partitions.pop(number).is_open = False
-        for number in set(self._stores) - numbers:
+        self.openings.standby.follow(standbys)
+        for number in set(self.partitions) - numbers if is_next else set(self.partitions):
+            self._discard(self.partitions[number])
+        for number in self.openings.numbers() - numbers:
             self.spawn(self._close(number))
         for number in sorted(numbers - set(self.partitions)):
             self.spawn(self._open(number))
@@ -226,65 +198,55 @@ class Engine:
 
     def reopen(self, partition: OpenPartition) -> None:
         """Discard what the partition holds in memory and load its last checkpoint."""
-        partition.is_open = False
-        if self.partitions.get(partition.number) is partition:
-            del self.partitions[partition.number]
+        if self._discard(partition):
             self.spawn(self._open(partition.number))
 
-    async def _close(self, number: int) -> None:
-        """Give a partition up as it is on disk, unless it has come back meanwhile."""
-        async with self._lock(number):
-            if number not in self._assigned and (store := self._stores.pop(number, None)):
-                await asyncio.to_thread(store.close)
-
-    def _lock(self, number: int) -> asyncio.Lock:
-        """Return the lock under which a partition's store is opened, written and closed."""
-        return self._locks.setdefault(number, asyncio.Lock())
+    def _discard(self, partition: OpenPartition) -> bool:
+        """Forget what the partition holds in memory; tell whether it was in use."""
+        partition.is_open = False
+        in_use = self.partitions.get(partition.number) is partition
+        if in_use:
+            del self.partitions[partition.number]
+        return in_use
 
     def _wanted(self, number: int) -> bool:
-        return number in self._assigned and number not in self.partitions and not self.failure
+        return (
+            number in self.assigned
+            and number not in self.partitions
+            and not self._is_rebalancing  # it may be another's already
+            and not self.failure
+        )
+
+    async def _close(self, number: int) -> None:
+        await self.openings.close(number, lambda: number in self.assigned)
 
     async def _open(self, number: int) -> None:
-        async with self._lock(number):
-            self.opening[number] = time.monotonic()
-            try:
-                await asyncio.sleep(self._caution(number).pause_seconds)
-                while self._wanted(number):
-                    try:
-                        partition = await self._load(number)
-                    except (KafkaError, TimeoutError) as error:
-                        log.warning("opening partition %d: %r; trying again", number, error)
-                        await asyncio.sleep(RETRY_SECONDS)
-                    else:
-                        await self._begin(partition)
-            except (StateError, ForeignStateError) as error:
-                self.fail(error)
-            finally:
-                del self.opening[number]
-        if number not in self._assigned:  # given away while it was loading
+        try:
+            await self.openings.open(
+                number,
+                self.consumer,
+                self.caution(number),
+                is_wanted=lambda: self._wanted(number),
+                begin=self._begin,
+            )
+        except (StateError, ForeignStateError) as error:
+            self.fail(error)
+        if number not in self.assigned:  # given away while it was loading
             await self._close(number)
-
-    async def _load(self, number: int) -> OpenPartition:
-        started = time.perf_counter()
-        self.metrics.recovery_progress.labels(number).set(0)
-        if number not in self._stores:
-            self._stores[number] = await asyncio.to_thread(self._loader.open_store, number)
-        partition = await self._loader.load(
-            number, self._stores[number], self.consumer, self._caution(number)
-        )
-        self.metrics.recovery_seconds.observe(time.perf_counter() - started)
-        self.metrics.recovery_rows.inc(len(partition.rows))
-        self.metrics.recovery_progress.labels(number).set(1)
-        return partition
 
     async def _begin(self, partition: OpenPartition) -> None:
         """Apply the partition's chunks from here; what was fetched before is trimmed or dropped."""
         if not self._wanted(partition.number):
             return
+        try:
+            partition.catch_up()
+        except SweepError as error:
+            self.fail(error)
+            return
         partition.is_seeking = True
         self.partitions[partition.number] = partition
         partition.is_open = True
-        await self._seek(partition)
+        await self.seek(partition)
         self.wake.set()
         self.changed.set()
         log.info("partition %d is open with %d customers", partition.number, len(partition.rows))
@@ -293,7 +255,27 @@ class Engine:
 
     async def checkpoint_all(self) -> None:
         """Make every open partition's changes durable."""
-        await asyncio.gather(*(self.checkpoint(p) for p in list(self.partitions.values())))
+        work = [self.checkpoint(partition) for partition in list(self.partitions.values())]
+        # All of them to their end, since stores may be closed after this.
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def hand_over(self) -> None:
+        """Checkpoint before partitions may go to other workers, within half the time for it.
+
+        What is not durable by then is discarded: whoever opens the partition next goes on from
+        its last checkpoint. A member that comes too late would be thrown out of the group.
+        """
+        self._is_rebalancing = True
+        try:
+            async with asyncio.timeout(self.settings.rebalance_timeout_seconds / 2):
+                await self.checkpoint_all()
+        except TimeoutError:
+            log.warning("checkpoints took more than half the rebalance timeout: given up")
+            for partition in list(self.partitions.values()):
+                if partition.changed:
+                    self._discard(partition)
 
     async def checkpoint(self, partition: OpenPartition) -> None:
         """Make a partition's changes durable: its outputs first, then rows and offsets at once.
@@ -301,14 +283,12 @@ class Engine:
         Where an output cannot be written the partition is reopened; where the disk fails, or
         outputs are refused again and again, the worker cannot go on.
         """
-        async with self._lock(partition.number):
+        async with self.openings.lock(partition.number):
             if not partition.changed or not partition.is_open:
                 return
             started = time.perf_counter()
-            snapshot, progress = partition.take_snapshot()
             try:
-                await partition.outbox.acknowledged(self.publisher)
-                await asyncio.to_thread(partition.store.write, snapshot, progress)
+                snapshot = await self._make_durable(partition)
             except PublishError as error:
                 self._on_refused(partition, error)
                 return
@@ -316,19 +296,30 @@ class Engine:
                 self.metrics.checkpoint_failures.inc()
                 self.fail(error)
                 return
-            except BaseException:
+            except BaseException as error:
                 # The snapshot is lost, so no later one may be written over the hole it leaves.
-                partition.is_open = False
+                self._discard(partition)
+                if isinstance(error, Exception):
+                    self.fail(error)
                 raise
-            partition.durable = progress.offsets
-            self._caution(partition.number).forget(partition.durable)
-            self.metrics.checkpoint_rows.inc(len(snapshot.keys))
+            partition.durable = snapshot.progress.offsets
+            self.caution(partition.number).forget(partition.durable)
+            self.metrics.checkpoint_rows.inc(len(snapshot.rows.keys))
             self.metrics.checkpoint_seconds.observe(time.perf_counter() - started)
+
+    async def _make_durable(self, partition: OpenPartition) -> Snapshot:
+        """Take a snapshot all the way; large ones one after another, since each is a copy."""
+        is_large = partition.rows.dirty_count > LARGE_ROWS
+        async with self._one_large if is_large else nullcontext():
+            snapshot = self._checkpoints.take(partition)
+            await self._checkpoints.make_durable(partition, snapshot)
+        return snapshot
 
     def _on_refused(self, partition: OpenPartition, error: PublishError) -> None:
         self.metrics.checkpoint_failures.inc()
-        caution = self._caution(partition.number)
+        caution = self.caution(partition.number)
         caution.failed_checkpoints += 1
+        caution.was_fenced = isinstance(error.__cause__, ProducerFenced)
         log.error("partition %d: %s; going back to the last checkpoint", partition.number, error)
         if caution.failed_checkpoints >= MAX_FAILED_CHECKPOINTS:
             self.fail(error)
@@ -360,5 +351,4 @@ class Engine:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for store in self._stores.values():
-            await asyncio.to_thread(store.close)
+        await self.openings.stop()

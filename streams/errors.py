@@ -12,6 +12,8 @@
     ├── PortInUseError            the web port is taken
     ├── ForeignStateError         the state belongs to another cluster, or is ahead of the topics
     ├── PublishError              an output could not be written to the broker
+    ├── TransactionError          the broker does not let a partition write transactions
+    ├── GuaranteeError            the settings ask for what the broker does not offer
     ├── WorkerCrashError          something in the worker broke that nobody foresaw
     ├── StalledError              work is waiting and nothing is done
     ├── ReplayError               a file that cannot be replayed
@@ -57,6 +59,14 @@ class ForeignStateError(StreamsError):
 
 class PublishError(StreamsError):
     """An output could not be written to the broker."""
+
+
+class TransactionError(StreamsError):
+    """The broker does not let a partition write transactions, or not in time."""
+
+
+class GuaranteeError(StreamsError):
+    """The settings ask for a guarantee that the broker does not offer."""
 
 
 class WorkerCrashError(StreamsError):

@@ -1,25 +1,32 @@
-"""A partition's way into memory: its store, its rows, and offsets that the topics bear out."""
+"""A partition's way into memory: its store, the changelog, and offsets that the topics bear out."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from faust.types import TP
 
-from state.partition import Identity, Partition, SharedOptions
+from state.errors import CorruptStateError
+from state.partition import Partition
 from state.rows import KeyedRows
 from streams.caution import Caution
+from streams.changelog import TransactionalProducer
 from streams.errors import ForeignStateError
+from streams.guarantee import Guarantee
 from streams.metrics import Metrics
 from streams.models import Models
-from streams.partitions import OpenPartition
+from streams.partitions import OpenPartition, owed
 from streams.reading import end_offset
+from streams.recovery import reader_of, require_copied
 from streams.settings import Settings
 from streams.sources import SOURCES
+from streams.steps import OnStep, Step
+from streams.stores import Stores
+from streams.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -39,47 +46,70 @@ class Offsets(Protocol):
         """Seek."""
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """How checkpoints are kept, and by what means.
+
+    Attributes
+    ----------
+    guarantee
+        What was found out at the start.
+    tombstones_ms
+        How long the changelog keeps the deletion of a row, ms.
+    on_step
+        Told of every step; a test may end the worker there.
+    """
+
+    guarantee: Guarantee
+    tombstones_ms: int
+    on_step: OnStep
+
+
 class Loader:
-    """Opens stores and loads partitions from them.
+    """Loads partitions from their stores and the changelog.
 
     Parameters
     ----------
-    settings, models, metrics
+    settings, models, metrics, stores
         The worker's.
-    cluster_id
-        Of the broker; state made on another cluster is refused.
+    promise
+        Whether there is a changelog.
+
+    Attributes
+    ----------
+    shares
+        How much is read of each partition that is being recovered, by number, 0 to 1.
     """
 
     def __init__(
-        self, settings: Settings, cluster_id: str, models: Models, metrics: Metrics
+        self,
+        settings: Settings,
+        models: Models,
+        metrics: Metrics,
+        stores: Stores,
+        promise: Promise,
     ) -> None:
         self._settings = settings
-        self._cluster_id = cluster_id
         self._models = models
         self._metrics = metrics
-        self._options = SharedOptions()
-        self._opening = threading.Lock()
-
-    def open_store(self, number: int) -> Partition:
-        """Open the state of a partition on disk; blocks.
-
-        Raises
-        ------
-        StateError
-            Where it cannot be opened, or is not this cluster's.
-        """
-        identity = Identity(self._cluster_id, tuple(SOURCES), number, self._settings.partitions)
-        path = self._settings.data_dir / "partitions" / str(number)
-        # One at a time: stores share options, cache and write buffers, and opening takes 20 ms.
-        with self._opening:
-            return Partition.open(
-                path, identity=identity, layout=self._models.row_dtype, options=self._options
-            )
+        self._stores = stores
+        self._promise = promise
+        self.shares: dict[int, float] = {}
 
     async def load(
-        self, number: int, store: Partition, consumer: Offsets, caution: Caution
+        self,
+        number: int,
+        consumer: Offsets,
+        caution: Caution,
+        producer: TransactionalProducer | None,
     ) -> OpenPartition:
         """Load a partition's last checkpoint; a topic it does not know starts at its beginning.
+
+        Parameters
+        ----------
+        producer
+            The one that has fenced all others, so that the changelog stands still; None where
+            there is no changelog.
 
         Raises
         ------
@@ -88,32 +118,102 @@ class Loader:
         ForeignStateError
             Where it is ahead of the topics.
         """
-        rows = KeyedRows(
-            self._models.row_dtype,
-            max_rows=max(1, self._settings.max_customers // self._settings.partitions),
-            initial_rows=INITIAL_ROWS,
-        )
-        await asyncio.to_thread(store.load_rows, rows)
+        await in_thread(self._stores.open, number)
+        self._promise.on_step(Step.STORE_OPENED, number)
+        if producer is None:
+            rows = await in_thread(self._load_rows, self._whole(number))
+        else:
+            rows = await self._recover(number)
+        self._promise.on_step(Step.RECOVERED, number)
+        store = self._stores.get(number)
         progress = store.progress
-        tps = [TP(topic, number) for topic in SOURCES]
-        starts = await consumer.earliest_offsets(*tps)
-        ends = dict(await consumer.highwaters(*tps))
-        for tp in tps:
-            offset = progress.offsets.setdefault(tp.topic, starts[tp])
-            if offset > ends[tp]:
-                ends[tp] = await end_offset(self._settings, tp.topic, number, ends[tp])
-            progress.offsets[tp.topic] = self.checked(tp, offset, starts[tp], ends[tp])
+        ends = await self._borne_out(number, progress.offsets, consumer)
         return OpenPartition(
             number,
             store,
             rows,
             progress,
-            {tp.topic: ends[tp] for tp in tps},
+            ends,
             models=self._models,
             settings=self._settings,
             metrics=self._metrics,
             poison=caution.poison,
+            producer=producer,
         )
+
+    def _whole(self, number: int) -> Partition:
+        store = self._stores.get(number)
+        position = store.changelog_position
+        if position is None:
+            return store
+        if self._settings.changelog:
+            raise ForeignStateError(
+                f"the state of partition {number} has a changelog, and this broker refuses the "
+                "transactions for it: use the broker that has it, or give the changelog up for "
+                "good (changelog=false)"
+            )
+        if not position.whole:
+            raise ForeignStateError(
+                f"the state of partition {number} is half rebuilt from the changelog: let that "
+                "be finished before the changelog is given up"
+            )
+        return store
+
+    async def _recover(self, number: int) -> KeyedRows:
+        layout, promise = self._models.row_dtype, self._promise
+        async with reader_of(self._settings, number, layout, promise.on_step) as reader:
+            bounds = await reader.bounds(promise.tombstones_ms)
+            store = self._stores.get(number)
+            require_copied(store, number)
+            complaint = bounds.complaint(store.changelog_position)
+            if complaint is not None:
+                store = await in_thread(self._stores.replace, number, complaint)
+            try:
+                rows = await in_thread(self._load_rows, store)
+            except CorruptStateError as error:
+                store = await in_thread(self._stores.replace, number, str(error))
+                rows = await in_thread(self._load_rows, store)
+            started = time.perf_counter()
+            try:
+                count = await reader.read(
+                    store, rows, bounds, lambda share: self._on_progress(number, share)
+                )
+            finally:
+                self.shares.pop(number, None)
+        if count:
+            seconds = time.perf_counter() - started
+            log.info("partition %d: %d records of the changelog in %.1f s", number, count, seconds)
+            self._metrics.recovery_rows.inc(count)
+        return rows
+
+    def _on_progress(self, number: int, share: float) -> None:
+        self.shares[number] = share
+        self._metrics.recovery_progress.labels(number).set(share)
+
+    def _load_rows(self, store: Partition) -> KeyedRows:
+        rows = KeyedRows(
+            self._models.row_dtype,
+            max_rows=max(1, self._settings.max_customers // self._settings.partitions),
+            initial_rows=INITIAL_ROWS,
+            cold=store,
+            pinned=owed,
+        )
+        self._metrics.recovery_rows.inc(store.load_rows(rows))
+        return rows
+
+    async def _borne_out(
+        self, number: int, offsets: dict[str, int], consumer: Offsets
+    ) -> dict[str, int]:
+        """Hold the state's offsets against the topics; complete them, and return the ends."""
+        tps = [TP(topic, number) for topic in SOURCES]
+        starts = await consumer.earliest_offsets(*tps)
+        ends = dict(await consumer.highwaters(*tps))
+        for tp in tps:
+            offset = offsets.setdefault(tp.topic, starts[tp])
+            if offset > ends[tp]:
+                ends[tp] = await end_offset(self._settings, tp.topic, number, ends[tp])
+            offsets[tp.topic] = self.checked(tp, offset, starts[tp], ends[tp])
+        return {tp.topic: ends[tp] for tp in tps}
 
     def checked(self, tp: TP, offset: int, start: int, end: int) -> int:
         """Return the offset to go on from; refuse one that the topic never had."""

@@ -121,4 +121,19 @@ class Metrics:
         self.model_updates = self._counter(
             "crm_model_updates", "Examples that a model learned", "model"
         )
+        self.model_syncs = self._counter(
+            "crm_model_syncs", "Deltas of models exchanged with other workers", "direction"
+        )
+        self.model_sync_bytes = self._counter(
+            "crm_model_sync_bytes", "Bytes of deltas and snapshots of models", "direction"
+        )
+        self.model_sync_gaps = self._counter(
+            "crm_model_sync_gaps", "Deltas of other workers that never came"
+        )
+        self.model_sync_refused = self._counter(
+            "crm_model_sync_refused", "Deltas of other workers that did not fit"
+        )
+        self.model_staleness = self._gauge(
+            "crm_model_staleness_seconds", "Since all that other workers wrote was taken in"
+        )
         self.drift = self._counter("crm_drift_detected", "Drifts detected in a model", "model")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.churn import ChurnModel
+from operators.errors import StateMismatchError
 from operators.hybrid import Hybrid
 from operators.intents import Intents
 from operators.kmeans import StreamingKMeans
@@ -41,6 +42,12 @@ class SharedModel(Protocol):
     def load_arrays(self, saved: Mapping[str, NDArray[Any]], /) -> None:
         """Copy saved arrays in."""
 
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned here since the last call, empty where nothing was."""
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]], /) -> None:
+        """Add what another replica learned."""
+
 
 class Models:
     """Everything a worker learns that no single customer owns.
@@ -55,14 +62,17 @@ class Models:
     outcomes
         In the order in which they are told of a batch; the profile counts before others read it.
     row_dtype
-        Layout of a customer's row: one field per outcome, and the ids seen before.
+        Layout of a customer's row: one field per outcome, the ids seen before, and the boundary
+        of event time at which the row was last swept.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._copies: dict[str, NDArray[Any]] = {}
         self.names = Vocabulary(MAX_NAMES)
         self.hybrid = Hybrid(settings.max_items, seed=settings.seed)
-        self.kmeans = StreamingKMeans(settings.segments, len(FEATURES), seed=settings.seed)
+        self.kmeans = StreamingKMeans(
+            settings.segments, len(FEATURES), max_groups=settings.partitions, seed=settings.seed
+        )
         self.churn = ChurnModel(
             len(FEATURES),
             FEATURES,
@@ -92,6 +102,7 @@ class Models:
         self.row_dtype = np.dtype(
             [
                 ("seen", deduplication.ROW_DTYPE),
+                ("swept_ms", "i8"),
                 *((outcome.name, outcome.row_dtype) for outcome in self.outcomes),
             ],
             align=True,
@@ -134,14 +145,38 @@ class Models:
             Where they do not fit, as after a change of settings.
         """
         for model, shared in self._shared().items():
-            prefix = f"{model}/"
-            shared.load_arrays(
-                {
-                    name.removeprefix(prefix): array
-                    for name, array in saved.items()
-                    if name.startswith(prefix)
-                }
-            )
+            shared.load_arrays(_of_model(model, saved))
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned here since the last call, by ``model/array`` name.
+
+        Empty where nothing was. What came from others is not in it.
+        """
+        return {
+            f"{model}/{name}": array
+            for model, shared in self._shared().items()
+            for name, array in shared.take_delta().items()
+        }
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another worker learned.
+
+        Raises
+        ------
+        StateMismatchError
+            Where a model's part does not fit; those of the others are taken in all the same.
+        """
+        misfits: list[str] = []
+        for model, shared in self._shared().items():
+            part = _of_model(model, delta)
+            if not part:
+                continue
+            try:
+                shared.apply_delta(part)
+            except StateMismatchError as error:
+                misfits.append(f"{model}: {error}")
+        if misfits:
+            raise StateMismatchError("; ".join(misfits))
 
     def quality(self) -> dict[tuple[str, str], float]:
         """Return prequential quality by (model, metric)."""
@@ -162,3 +197,13 @@ class Models:
     def drifts(self) -> dict[str, int]:
         """Return how often each model's error was found to have risen."""
         return {"churn": int(self.churn.drift_counts.sum())}
+
+
+def _of_model(model: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Pick the arrays whose names begin with ``model/``, and take that away."""
+    prefix = f"{model}/"
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

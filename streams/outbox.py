@@ -1,9 +1,10 @@
 """What goes out: a partition's outputs, from the call that decided them to the broker's receipt.
 
-An output is added while a chunk is applied and sent as soon as the loop is free. A checkpoint
-waits for the receipts of everything added before its snapshot; an output that cannot be written
-fails the checkpoint, and the partition is reopened from its last durable state. So an output may
-repeat after a crash, with the same id, and none is lost.
+An output is added while a chunk is applied. At least once: it is sent as soon as the loop is free,
+and a checkpoint waits for the receipts of everything added before its snapshot, so it may repeat
+after a crash, with the same id. Exactly once: it waits for the checkpoint, which takes it into its
+transaction. Either way an output that cannot be written fails the checkpoint, and the partition is
+reopened from its last durable state: none is lost.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ class Publisher:
                 receipt = await self._producer.send_batch(batch, topic, partition=partition)
                 outbox.track(receipt)
                 part = outputs[first:position]
-                receipt.add_done_callback(lambda done, part=part: self._observe(topic, part, done))
+                receipt.add_done_callback(
+                    lambda done, part=part: self._on_receipt(topic, part, done)
+                )
         except KafkaError as error:
             outbox.fail(error)
         except BaseException as error:
@@ -157,12 +160,15 @@ class Publisher:
         )
         return appended is not None
 
-    def _observe(self, topic: str, part: list[Output], receipt: asyncio.Future[Any]) -> None:
-        if receipt.cancelled() or receipt.exception() is not None:
-            return
-        self._metrics.outputs.labels(topic).inc(len(part))
+    def _on_receipt(self, topic: str, part: list[Output], receipt: asyncio.Future[Any]) -> None:
+        if not receipt.cancelled() and receipt.exception() is None:
+            self.observe(topic, part)
+
+    def observe(self, topic: str, outputs: Sequence[Output]) -> None:
+        """Count outputs that readers can see from now on."""
+        self._metrics.outputs.labels(topic).inc(len(outputs))
         observe = self._metrics.event_to_output.labels(topic).observe
         now = time.time()
-        for output in part:
+        for output in outputs:
             if output.caused_ms:
                 observe(max(0.0, now - output.caused_ms / 1000))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 from state.partition import Partition, Progress
 from state.rows import KeyedRows, RowsSnapshot
 from streams import watermarks
-from streams.batches import Batch, OutputRecord, Sweep, select
+from streams.batches import Batch, OutputRecord, select
+from streams.changelog import TransactionalProducer
 from streams.dead_letters import dead_letter
 from streams.decode import FORWARDED_HEADER
 from streams.deduplication import take_fresh
-from streams.errors import StreamsError
 from streams.lists import OwedLists
 from streams.metrics import Metrics
 from streams.models import Models
 from streams.outbox import Outbox, Output
-from streams.outcomes.profile import features_many
 from streams.partitioner import partitions_of
 from streams.records import Record
 from streams.rejects import Reason, Reject, reject
 from streams.settings import Settings
-from streams.sources import EVENT_TOPICS, SOURCES, Source
+from streams.sources import SOURCES, Source
+from streams.sweeps import Sweeps
 from streams.transport import Chunk
 
 
@@ -41,8 +41,25 @@ class HoleError(Exception):
     """A chunk starts beyond the next offset to apply: the consumer must seek back."""
 
 
-class SweepError(StreamsError):
-    """An outcome raised while looking at every customer: no single record is to blame."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a checkpoint makes durable: changed rows, how far they have got, and outputs."""
+
+    rows: RowsSnapshot
+    progress: Progress
+    outputs: dict[tuple[str, int], list[Output]]
+    outputs_bytes: int
+
+    @property
+    def size(self) -> int:
+        """About how many bytes a checkpoint of it writes."""
+        return len(self.rows.rows) + self.outputs_bytes
+
+
+def owed(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Tell which customers are owed a list; their rows stay in memory until it is paid."""
+    marks: NDArray[np.uint8] = rows["recommendations"]["lists"]["owed"]
+    return marks > 0
 
 
 class OpenPartition:
@@ -62,6 +79,8 @@ class OpenPartition:
         The worker's.
     poison
         Offsets, by topic, whose record made `apply` raise before: they become dead letters.
+    producer
+        Writes its checkpoints to the changelog; None where there is none.
     """
 
     def __init__(
@@ -76,9 +95,11 @@ class OpenPartition:
         settings: Settings,
         metrics: Metrics,
         poison: dict[tuple[str, int], str],
+        producer: TransactionalProducer | None = None,
     ) -> None:
         self.number = number
         self.store = store
+        self.producer = producer
         self.rows = rows
         self.progress = progress
         self.durable = dict(progress.offsets)
@@ -92,11 +113,9 @@ class OpenPartition:
         self._settings = settings
         self._metrics = metrics
         self._poison = poison
-        self._sweep_interval_ms = settings.sweep_every_hours * 3_600_000
-        self._lateness_ms = settings.allowed_lateness_seconds * 1000
-        owed = rows.occupied()
-        owed = owed[rows.data["recommendations"]["lists"]["owed"][owed] > 0]
-        self.lists.owe(owed, len(rows.data))
+        self.sweeps = Sweeps(number, store, rows, progress, models, settings, self.emit)
+        occupied = rows.occupied()
+        self.lists.owe(occupied[owed(rows.data)[occupied]], len(rows.data))
 
     def lags(self) -> dict[str, int]:
         """Return how many records of each source topic are not applied yet, as far as known."""
@@ -117,6 +136,8 @@ class OpenPartition:
         ------
         HoleError
             Where the chunk starts beyond the next offset.
+        RowsFullError
+            Where there is no room for the chunk's customers; nothing was changed then.
         Exception
             What an outcome raised; the partition must then be reopened.
         """
@@ -129,30 +150,42 @@ class OpenPartition:
         if chunk.start < next_offset:
             records = [record for record in records if record.offset >= next_offset]
         source = SOURCES[chunk.topic]
+        healthy, poisoned = self._without_poison(source, records)
+        decoded = source.decode(healthy, now_ms)
+        self._make_room(decoded.columns.customers)
+        # From here on things change: whatever raises, the partition must be reopened.
         self.ends[chunk.topic] = max(chunk.highwater, self.ends.get(chunk.topic, 0))
         self.changed = True
-        self._apply_records(source, self._without_poison(source, records, now_ms), now_ms)
-        self.progress.offsets[chunk.topic] = chunk.end
-        if source.has_events:
-            self._pass_time()
-        return len(records)
-
-    def _apply_records(self, source: Source, records: Sequence[Record], now_ms: int) -> None:
-        decoded = source.decode(records, now_ms)
+        for refused, why in poisoned:
+            self._bury(source, refused, now_ms, why)
         for refused in decoded.rejects:
             self._bury(source, refused, now_ms)
-        columns = self._keep_home(source, decoded.columns, records, now_ms)
+        self._apply_runs(source, self._keep_home(source, decoded.columns, healthy, now_ms))
+        self.progress.offsets[chunk.topic] = chunk.end
+        if source.has_events:
+            self.sweeps.pass_time(self.ends)
+        return len(records)
+
+    def _make_room(self, customers: list[str]) -> None:
+        """Bring the customers' rows into memory, and see that all of them fit."""
+        self.rows.reserve(customers)
+        if self.rows.has_cold:
+            here = self.rows.slots_of(customers)
+            self.sweeps.catch_up(here[here >= 0])
+
+    def _apply_runs(self, source: Source, columns: Any) -> None:
+        """Apply events run by run, so that a boundary of event time is crossed between two."""
         if not len(columns):
             return
         if not source.has_events:
             self._apply_columns(source, columns)
             return
-        runs = watermarks.runs_between_boundaries(columns.ts_ms, self._sweep_interval_ms)
+        runs = watermarks.runs_between_boundaries(columns.ts_ms, self.sweeps.interval_ms)
         for position, run in enumerate(runs):
             part = columns if len(runs) == 1 else select(columns, run)
             self._apply_columns(source, part)
             if position < len(runs) - 1:
-                self._pass_time()
+                self.sweeps.pass_time(self.ends)
 
     def _apply_columns(self, source: Source, columns: Any) -> None:
         if not source.has_events and columns.tombstone.any():
@@ -162,6 +195,7 @@ class OpenPartition:
         slots = self.rows.claim(columns.customers)
         self.rows.mark_dirty(slots)
         rows = self.rows.data
+        rows["swept_ms"][slots] = self.progress.sweep_ms
         if source.has_events:
             self._note_time(source.topic, columns.ts_ms)
             fresh = take_fresh(rows["seen"], source.topic, slots, columns.event_keys)
@@ -185,32 +219,10 @@ class OpenPartition:
         newest = self.progress.max_ts_ms
         newest[topic] = max(newest.get(topic, 0), int(ts_ms.max()))
 
-    def _pass_time(self) -> None:
-        """Move the watermark; look at every customer where it crossed a boundary."""
-        watermarks.advance(self.progress, self.ends, EVENT_TOPICS, self._lateness_ms)
-        boundary_ms = watermarks.sweep_due(self.progress, self._sweep_interval_ms)
-        if boundary_ms is None:
-            return
-        rows, as_of_ms = self.rows.data, self.now_event_ms
-        slots = self.rows.occupied()
-        slots = slots[rows["profile"]["last_seen_ts"][slots] > 0]
-        if not len(slots):
-            return
-        features = features_many(rows, slots, as_of_ms)
-        sweep = Sweep(
-            self.number, rows, slots, self.rows.keys_of(slots), features, as_of_ms, boundary_ms
-        )
-        try:
-            for outcome in self._models.outcomes:
-                self.emit(outcome.on_sweep(sweep))
-        except Exception as error:
-            raise SweepError(f"the sweep of partition {self.number} raised: {error!r}") from error
-        self.rows.mark_dirty(slots)
-
     @property
     def now_event_ms(self) -> int:
         """The newest event time seen in this partition, ms; 0 before any event."""
-        return max(self.progress.max_ts_ms.values(), default=0)
+        return self.sweeps.now_event_ms
 
     def _erase(self, columns: Any) -> Any:
         """Apply customers' records in order: a tombstone removes the row as it is by then."""
@@ -254,22 +266,21 @@ class OpenPartition:
         self.outbox.add(source.topic, target, output)
 
     def _without_poison(
-        self, source: Source, records: Sequence[Record], now_ms: int
-    ) -> Sequence[Record]:
-        """Turn records that made `apply` raise before into dead letters."""
+        self, source: Source, records: Sequence[Record]
+    ) -> tuple[Sequence[Record], list[tuple[Reject, str]]]:
+        """Part the records that made `apply` raise before from the others; say why they did."""
         if not self._poison:
-            return records
-        healthy = []
+            return records, []
+        healthy: list[Record] = []
+        poisoned: list[tuple[Reject, str]] = []
         for position, record in enumerate(records):
             why = self._poison.get((source.topic, record.offset))
             if why is None:
                 healthy.append(record)
             else:
-                refused = reject(
-                    record, position, Reason.APPLY_RAISED, why.strip().rpartition("\n")[2]
-                )
-                self._bury(source, refused, now_ms, why)
-        return healthy
+                text = why.strip().rpartition("\n")[2]
+                poisoned.append((reject(record, position, Reason.APPLY_RAISED, text), why))
+        return healthy, poisoned
 
     def _bury(self, source: Source, refused: Reject, now_ms: int, trace: str | None = None) -> None:
         labels = (source.topic, str(refused.stage), str(refused.reason))
@@ -299,37 +310,63 @@ class OpenPartition:
                 Output(output.customer_id.encode(), orjson.dumps(output.record), output.caused_ms),
             )
 
+    def walk_cold(self) -> bool:
+        """Sweep some customers whose rows are on disk; return whether there are more now."""
+        try:
+            is_moving, has_changed = self.sweeps.walk()
+        except BaseException:
+            self.is_open = False  # so that no checkpoint keeps half of it
+            raise
+        self.changed = self.changed or has_changed
+        return is_moving
+
+    def catch_up(self) -> None:
+        """Sweep whoever was on disk at the last boundary and is in memory now."""
+        self.changed = self.sweeps.catch_up(self.rows.occupied()) or self.changed
+
     def pay_lists(self, most: int, now_ms: int) -> int:
         """Make up to `most` lists that are due; return how many customers were served."""
         columns = self.rows.data["recommendations"]["lists"]
         slots = self.lists.take(columns, most)
         if not len(slots):
             return 0
-        records = self._models.recommendations.lists_for(
-            self.rows.data,
-            slots,
-            self.rows.keys_of(slots),
-            partition=self.number,
-            ts_ms=now_ms,
-        )
-        self.emit(records)
-        self.rows.mark_dirty(slots)
+        try:
+            records = self._models.recommendations.lists_for(
+                self.rows.data,
+                slots,
+                self.rows.keys_of(slots),
+                partition=self.number,
+                ts_ms=now_ms,
+            )
+            self.emit(records)
+            self.rows.mark_dirty(slots)
+        except BaseException:
+            self.is_open = False  # the marks are taken: no checkpoint may keep that
+            raise
         self.changed = True
         return len(slots)
 
-    def take_snapshot(self) -> tuple[RowsSnapshot, Progress]:
-        """Copy what a checkpoint is to make durable."""
+    def take_snapshot(self, *, with_outputs: bool) -> Snapshot:
+        """Copy what a checkpoint is to make durable.
+
+        Parameters
+        ----------
+        with_outputs
+            Whether the outputs that wait in the outbox are taken out of it, into the snapshot.
+        """
         self.changed = False
         progress = replace(
             self.progress,
             offsets=dict(self.progress.offsets),
             max_ts_ms=dict(self.progress.max_ts_ms),
         )
-        return self.rows.take_snapshot(), progress
+        outputs_bytes = self.outbox.waiting_bytes if with_outputs else 0
+        outputs = self.outbox.take_waiting() if with_outputs else {}
+        return Snapshot(self.rows.take_snapshot(), progress, outputs, outputs_bytes)
 
     def lists_owed(self) -> int:
         """Count the customers who are owed a list."""
-        return int(np.count_nonzero(self.rows.data["recommendations"]["lists"]["owed"]))
+        return int(np.count_nonzero(owed(self.rows.data)))
 
 
 def misplaced(record: Record, position: int) -> Reject:

@@ -93,21 +93,18 @@ class Settings:
     ] = 6066
     partitions: Annotated[int, About("Partitions of every customer-keyed topic.", 1, 1_024)] = 8
     guarantee: Annotated[
-        str,
+        str | None,
         About(
-            "Delivery guarantee of outputs.",
-            choices=("at_least_once",),
-            refused=(("exactly_once", "this version does not offer it yet; use at_least_once"),),
+            "Delivery guarantee of outputs; if not given, the best that the broker offers.",
+            choices=("exactly_once", "at_least_once"),
         ),
-    ] = "at_least_once"
+    ] = None
+    changelog: Annotated[
+        bool,
+        About("Copy the state to the changelog topic; without it a lost disk is a lost state."),
+    ] = True
     standby: Annotated[
-        int,
-        About(
-            "Workers that keep a warm copy of each partition.",
-            0,
-            1,
-            refused=((1, "this version does not offer standbys yet; use 0"),),
-        ),
+        int, About("Workers that keep a warm copy of each partition's state on disk.", 0, 1)
     ] = 0
     checkpoint_seconds: Annotated[float, About("Seconds between checkpoints.", 0.01, 60)] = 0.2
     recommend_every_seconds: Annotated[
@@ -147,9 +144,17 @@ class Settings:
     session_gap_minutes: Annotated[
         int, About("A session ends after this many minutes without a click.", 1, 24 * 60)
     ] = 30
+    models_sync_seconds: Annotated[
+        float,
+        About("Seconds between two exchanges of what the workers' models learned.", 0.1, 3_600),
+    ] = 5.0
     models_save_seconds: Annotated[
         float, About("Seconds between two saves of the models.", 0.1, 3_600)
     ] = 15.0
+    models_snapshot_seconds: Annotated[
+        float,
+        About("Seconds between two snapshots of the models for workers that join.", 1, 86_400),
+    ] = 300.0
     session_timeout_seconds: Annotated[
         float, About("The group gives up a worker that is silent for this long.", 1, 1_800)
     ] = 10.0
@@ -183,6 +188,14 @@ class Settings:
             declared.check(value, declared.shown(name, value))
         if self.tls_key_file is not None and self.tls_cert_file is None:
             raise SettingsError("tls_key_file: needs tls_cert_file, the certificate it belongs to")
+        for name, value in (("guarantee", "exactly_once"), ("standby", 1)):
+            if getattr(self, name) == value and not self.changelog:
+                raise SettingsError(f"{name}={value}: needs the changelog; do not switch it off")
+        if self.max_customers < self.partitions * self.chunk_records:
+            raise SettingsError(
+                f"max_customers={self.max_customers}: must be at least partitions times "
+                f"chunk_records, {self.partitions * self.chunk_records}, so that a batch finds room"
+            )
         if self._uses_sasl and (self.sasl_username is None or self.sasl_password is None):
             raise SettingsError(
                 f"security_protocol={self.security_protocol}: needs sasl_username and sasl_password"

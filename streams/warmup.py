@@ -58,6 +58,7 @@ def compile_kernels(settings: Settings) -> float:
                 partition.apply(chunk, START_MS + 10 * DAY_MS)
             partition.pay_lists(CUSTOMERS, START_MS)
         models.quality()
+        Models(settings).apply_delta(models.take_delta())
         partition.store.close()
     seconds = time.perf_counter() - started
     log.info("kernels are ready after %.1f seconds", seconds)
@@ -65,7 +66,7 @@ def compile_kernels(settings: Settings) -> float:
 
 
 def _partition(path: Path, models: Models, settings: Settings) -> OpenPartition:
-    identity = Identity("warm-up", tuple(SOURCES), 0, settings.partitions)
+    identity = Identity("warm-up", tuple(SOURCES), 0, settings.partitions, "warm-up")
     store = Partition.open(
         path / "0", identity=identity, layout=models.row_dtype, options=SharedOptions()
     )

@@ -9,6 +9,7 @@ from faust.web import Request, Response, View
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
+from state.errors import StateError
 from streams.app import CrmApp
 from streams.engine import Engine
 from streams.outcomes.profile import features_many
@@ -45,7 +46,10 @@ def add_pages(app: CrmApp, engine: Engine) -> None:
         number = partition_of(customer_id, engine.settings.partitions)
         if number not in engine.partitions:
             return await ask_owner(app, view, request, number)
-        profile = profile_of(engine, customer_id, number)
+        try:
+            profile = profile_of(engine, customer_id, number)
+        except StateError as error:
+            return refuse(view, 503, "state_unavailable", str(error))
         if profile is None:
             return refuse(view, 404, "unknown_customer", f"no customer {customer_id!r} is known")
         return view.json(profile)
@@ -79,9 +83,14 @@ def profile_of(engine: Engine, customer_id: str, number: int) -> dict[str, Any] 
     ----------
     number
         The partition that holds the customer; it must be open here.
+
+    Raises
+    ------
+    StateError
+        Where the customer's row is on disk and cannot be brought into memory now.
     """
     partition = engine.partitions[number]
-    slots = partition.rows.slots_of([customer_id])
+    slots = partition.rows.find([customer_id])
     if slots[0] < 0:
         return None
     rows = partition.rows.data
@@ -95,17 +104,18 @@ def profile_of(engine: Engine, customer_id: str, number: int) -> dict[str, Any] 
 def observe(engine: Engine) -> None:
     """Bring the gauges that are read from the state itself up to date."""
     metrics = engine.metrics
-    owed = rows = size = 0
+    owed = rows = size = hits = misses = 0
     for number, partition in engine.partitions.items():
         owed += partition.lists_owed()
         rows += len(partition.rows)
         size += partition.rows.nbytes
+        hits += partition.rows.hits
+        misses += partition.rows.misses
         metrics.watermark.labels(number).set(partition.progress.watermark_ms / 1000)
         for topic, lag in partition.lags().items():
             metrics.lag.labels(topic, number).set(lag)
     metrics.lists_owed.set(owed)
     metrics.state_rows.labels("customers").set(rows)
     metrics.state_bytes.labels("customers").set(size)
-    # Every row is in memory, so every look-up is answered from there.
-    metrics.cache_hit_ratio.set(1.0)
+    metrics.cache_hit_ratio.set(hits / (hits + misses) if misses else 1.0)
     metrics.ready.set(1 if engine.is_ready else 0)

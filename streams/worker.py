@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import faust
 import uvloop
@@ -22,17 +23,24 @@ from aiokafka import AIOKafkaProducer
 
 from state.arrays import ArrayStore
 from streams import __version__, duties
-from streams.admin import check_topics, wait_for_broker
+from streams.admin import check_topics, tombstones_ms, wait_for_broker
+from streams.allocator import limit_arenas
 from streams.app import CrmApp, build_app
 from streams.catalog_reader import CatalogReader
 from streams.engine import Engine
 from streams.errors import DataDirectoryError, PortInUseError, WorkerCrashError
+from streams.guarantee import find_guarantee
+from streams.loading import Promise
 from streams.metrics import Metrics
+from streams.model_sync import ModelSync, Pace
+from streams.model_topic import ModelTopic
 from streams.outbox import Publisher
 from streams.ports import free_port
 from streams.settings import Settings
-from streams.topics import ALL, Direction
+from streams.steps import OnStep, go_on
+from streams.topics import ALL, CHANGELOG, MODELS
 from streams.warmup import compile_kernels
+from streams.watchdog import Watchdog
 from streams.web import add_pages
 
 log = logging.getLogger(__name__)
@@ -95,11 +103,19 @@ class Worker:
         The worker's.
     on_ready
         Called once, when the first assigned partitions are open.
+    on_step
+        Told of every step of opening a partition and of a checkpoint.
     """
 
-    def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[], None] = lambda: None,
+        on_step: OnStep = go_on,
+    ) -> None:
         self._settings = settings
         self._on_ready = on_ready
+        self._on_step = on_step
         self._duties: list[asyncio.Task[None]] = []
         self._services: list[asyncio.Task[None]] = []
 
@@ -115,6 +131,7 @@ class Worker:
         """
         # A crash in compiled code then tells where it was.
         faulthandler.enable()
+        limit_arenas()
         # Until Faust sets its own log up; the level is the same.
         logging.basicConfig(level=self._settings.log_level.upper(), format=LOG_FORMAT)
         self._settings = replace(self._settings, web_port=web_port_of(self._settings))
@@ -153,8 +170,13 @@ class Worker:
     async def _prepare(self) -> Engine:
         settings = self._settings
         cluster_id = await wait_for_broker(settings, on_retry=log.warning)
-        wanted = [t.name_of(settings) for t in ALL if t.direction is not Direction.INTERNAL]
-        await check_topics(settings, wanted)
+        await check_topics(settings, [topic.name_of(settings) for topic in ALL])
+        guarantee = await find_guarantee(settings)
+        log.info("guarantee: %s", guarantee)
+        kept_ms = 0
+        if guarantee.changelog:
+            kept_ms = await tombstones_ms(settings, CHANGELOG.name_of(settings))
+        promise = Promise(guarantee, kept_ms, self._on_step)
         compile_kernels(settings)
         self._producer = AIOKafkaProducer(
             bootstrap_servers=settings.bootstrap_servers(),
@@ -166,11 +188,23 @@ class Worker:
         )
         await self._producer.start()
         metrics = Metrics(__version__)
-        engine = Engine(settings, cluster_id, metrics, Publisher(self._producer, metrics))
-        self._store = ArrayStore(settings.data_dir / "models")
-        saved = self._store.load()
-        if saved:
-            engine.models.load_arrays(saved)
+        engine = Engine(settings, cluster_id, metrics, Publisher(self._producer, metrics), promise)
+        self._sync = ModelSync(
+            engine.models,
+            ArrayStore(settings.data_dir / "models"),
+            ModelTopic(settings, MODELS.name_of(settings), self._producer),
+            cluster_id=cluster_id,
+            incarnation=uuid4().hex,
+            # Whoever has the first partition; nobody does for a moment while it moves.
+            leads=lambda: 0 in engine.partitions,
+            metrics=metrics,
+            pace=Pace(
+                settings.models_sync_seconds,
+                settings.models_save_seconds,
+                settings.models_snapshot_seconds,
+            ),
+        )
+        await self._sync.start()
         self._catalog = CatalogReader(settings, engine.models.catalog, engine.metrics)
         await self._catalog.start()
         return engine
@@ -183,21 +217,25 @@ class Worker:
             for duty in (
                 duties.Delivery(engine).run(),
                 duties.checkpoint_until_stopped(engine),
-                duties.save_models_until_stopped(engine, self._store),
+                duties.walk_until_stopped(engine),
             ):
                 self._duties.append(self._begin(engine, duty))
             for service in (
                 duties.observe_forever(engine),
-                duties.Watchdog(engine).run(),
+                duties.show_recovery(engine),
+                Watchdog(engine).run(),
                 self._catalog.run(),
+                self._sync.exchange_forever(),
+                self._sync.read_forever(),
                 self._announce(engine),
                 self._end_on_failure(engine),
             ):
                 self._services.append(self._begin(engine, service))
 
+        app.on_stopping = self._set_deadline
+
         @app.on_before_shutdown.connect
         async def stop(*_: Any, **__: Any) -> None:
-            self._set_deadline()
             await self._stop(engine)
 
     async def _stop(self, engine: Engine) -> None:
@@ -212,11 +250,13 @@ class Worker:
         try:
             await asyncio.gather(*self._duties, *self._services, return_exceptions=True)
             await engine.checkpoint_all()
+            await self._sync.finish(self._settings.shutdown_seconds / 4)
         finally:
             for partition in engine.open_partitions():
                 partition.is_open = False
             await engine.stop()
             await self._catalog.stop()
+            await self._sync.stop()
             await self._producer.stop()
 
     def _begin(self, engine: Engine, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -56,7 +56,8 @@ def _option(name: str) -> Callable[[Function], Function]:
     if declared.kind is bool:
         flag = f"{flag}/--no-{name.replace('_', '-')}"
     kind: Any = click.Path(path_type=Path) if declared.kind is Path else declared.kind
-    choices = [*declared.about.choices, *(str(value) for value, _ in declared.about.refused)]
+    choices = declared.about.choices
+    default = "found out" if declared.default is None and choices else declared.default
     return click.option(
         flag,
         name,
@@ -64,7 +65,7 @@ def _option(name: str) -> Callable[[Function], Function]:
         # Without a default here, a flag that was not given can be told from one that was.
         default=None,
         metavar=None if declared.kind is bool else "|".join(choices) or _METAVARS[declared.kind],
-        help=f"{declared.about.help} [{ENVIRONMENT_PREFIX}{name.upper()}; {declared.default}]",
+        help=f"{declared.about.help} [{ENVIRONMENT_PREFIX}{name.upper()}; {default}]",
     )
 
 

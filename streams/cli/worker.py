@@ -13,6 +13,7 @@ from streams.settings import Settings
     "web_port",
     "web_host",
     "guarantee",
+    "changelog",
     "standby",
     "checkpoint_seconds",
     "partitions",

@@ -8,6 +8,7 @@ import orjson
 from numpy.typing import NDArray
 
 from operators.arrays import load_into
+from operators.deltas import Sums, require_delta, require_within
 from operators.hashing import FNV_OFFSET, FNV_PRIME, avalanche
 from operators.hybrid import Hybrid, Lists, Part
 from operators.kernel import kernel
@@ -59,6 +60,7 @@ class Recommendations(Outcome):
         self._length = length
         self._exclude_bought = exclude_bought
         self._learned = np.zeros(1, np.int64)
+        self._learned_sum = Sums({"learned": self._learned})
         self._ids_as_json: list[str] = []
 
     @property
@@ -81,7 +83,35 @@ class Recommendations(Outcome):
         own = {"learned": self._learned}
         self._hybrid.load_arrays({k: array for k, array in saved.items() if k not in own})
         load_into(own, {k: array for k, array in saved.items() if k in own})
+        self._learned_sum.reset()
         self._ids_as_json.clear()
+
+    def take_delta(self) -> dict[str, NDArray[Any]]:
+        """Return what this worker learned since the last time; empty where nothing.
+
+        Returns
+        -------
+        The recommender's delta, and by how much ``learned`` has grown: int64[1].
+        """
+        delta = self._hybrid.take_delta()
+        grown = self._learned_sum.take()
+        return {"learned": np.zeros(1, np.int64)} | delta | grown if delta or grown else {}
+
+    def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
+        """Add what another worker learned.
+
+        Raises
+        ------
+        StateMismatchError
+            Where it does not fit; nothing is changed then.
+        """
+        if not delta:
+            return
+        own = {k: array for k, array in delta.items() if k == "learned"}
+        grown = require_delta(self.name, own, self._learned_sum.expected())
+        require_within(self.name, grown, "learned", 0)
+        self._hybrid.apply_delta({k: array for k, array in delta.items() if k not in own})
+        self._learned_sum.apply(grown)
 
     def on_clicks(self, batch: Batch[ClickColumns]) -> list[OutputRecord]:
         """Learn from what was looked at."""

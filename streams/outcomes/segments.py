@@ -69,8 +69,12 @@ class Segments(Outcome):
         )
 
     def on_sweep(self, sweep: Sweep) -> list[OutputRecord]:
-        """Move the centroids by the partition's current profiles, then re-assign everybody."""
-        self._kmeans.sweep_many(sweep.features, sweep.partition)
+        """Move the centroids by the partition's current profiles, then re-assign everybody.
+
+        The centroids follow the rows in memory; customers whose rows were on disk are assigned.
+        """
+        if not sweep.is_late:
+            self._kmeans.sweep_many(sweep.features, sweep.partition)
         changed, previous, distances = self._assign(sweep.rows, sweep.slots, sweep.features)
         count = len(changed)
         return self._records(

@@ -12,7 +12,8 @@ from state.rows import KeyedRows
 from streams.decode import CatalogChange, decode_catalog_item
 from streams.metrics import Metrics
 from streams.models import Models
-from streams.partitions import OpenPartition
+from streams.outbox import Output
+from streams.partitions import OpenPartition, owed
 from streams.settings import Settings
 from streams.simulator import Simulator
 from streams.sources import SOURCES
@@ -25,11 +26,11 @@ CHUNK = 500
 class ShopInMemory:
     """One open partition that owns every customer, its models and what came out of it."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    def __init__(self, directory: Path, max_rows: int = 100_000, **settings: Any) -> None:
         self.settings = Settings(partitions=1, recommend_every_seconds=0, **settings)
         self.models = Models(self.settings)
         self.metrics = Metrics("test")
-        identity = Identity("test", tuple(SOURCES), 0, 1)
+        identity = Identity("test", tuple(SOURCES), 0, 1, "test")
         self.store = Partition.open(
             directory / "0",
             identity=identity,
@@ -41,7 +42,7 @@ class ShopInMemory:
         self.partition = OpenPartition(
             0,
             self.store,
-            KeyedRows(self.models.row_dtype, max_rows=100_000),
+            KeyedRows(self.models.row_dtype, max_rows=max_rows, cold=self.store, pinned=owed),
             progress,
             dict.fromkeys(SOURCES, 0),
             models=self.models,
@@ -85,4 +86,7 @@ class ShopInMemory:
 
     def collect(self) -> None:
         for (topic, _), outputs in self.partition.outbox.take_waiting().items():
-            self.outputs[topic] += [orjson.loads(each.value or b"{}") for each in outputs]
+            self.keep(topic, outputs)
+
+    def keep(self, topic: str, outputs: Iterable[Output]) -> None:
+        self.outputs[topic] += [orjson.loads(each.value or b"{}") for each in outputs]

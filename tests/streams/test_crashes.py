@@ -16,18 +16,15 @@ from streams.broker import EmbeddedBroker
 from streams.partitioner import partition_of
 from streams.ports import free_port
 from streams.settings import Settings
+from tests.streams.traffic import CUSTOMERS, check, settled, traffic
 from tests.streams.workers import (
     PARTITIONS,
-    Sent,
     WorkerProcess,
-    chat,
     click,
-    order,
     read,
     send,
 )
 
-CUSTOMERS = [f"customer-{number}" for number in range(40)]
 RAISING = ("-m", "tests.streams.raising_worker")
 
 
@@ -37,41 +34,6 @@ async def own_broker() -> AsyncIterator[EmbeddedBroker]:
     async with EmbeddedBroker() as broker:
         await create_topics(Settings(broker=broker.url, partitions=PARTITIONS))
         yield broker
-
-
-def traffic(seed: int, events: int) -> tuple[list[Sent], Counter[tuple[str, str]]]:
-    """Draw interleaved events of the same customers, and count what must come of them."""
-    draw = random.Random(seed)
-    records: list[Sent] = []
-    truth: Counter[tuple[str, str]] = Counter()
-    for number in range(events):
-        customer = draw.choice(CUSTOMERS)
-        n = seed * 1_000_000 + number
-        kind = draw.choices(("click", "order", "chat"), (8, 2, 1))[0]
-        if kind == "click":
-            records.append(
-                click(customer, n % 86_400, f"item-{draw.randrange(50)}", event_id=f"c{n}")
-            )
-            truth[customer, "clicks"] += 1
-        elif kind == "order":
-            topic, key, record = order(customer, n % 86_400, ("mug", 2, 1.5), ("cup", 1, 1.0))
-            records.append((topic, key, {**record, "event_id": f"p{n}"}))
-            truth[customer, "orders"] += 1
-            truth[customer, "items_bought"] += 3
-            truth[customer, "spend"] += 4
-        else:
-            records.append(chat(customer, n % 86_400, "thank you", event_id=f"t{n}"))
-            truth[customer, "chats"] += 1
-    return records, truth
-
-
-def check(workers: list[WorkerProcess], truth: Counter[tuple[str, str]]) -> None:
-    """Compare every customer's profile, whichever worker is asked, with what was sent."""
-    for customer in {customer for customer, _ in truth}:
-        for worker in workers:
-            profile = worker.profile(customer)
-            for field in ("clicks", "orders", "items_bought", "spend", "chats"):
-                assert profile[field] == truth[customer, field], (customer, field)
 
 
 async def test_after_kill_9_at_any_moment_every_event_is_counted_exactly_once(
@@ -184,11 +146,6 @@ async def test_workers_that_join_and_leave_share_the_partitions_and_count_everyt
     )
     await give(3)
 
-    def settled(*workers: WorkerProcess) -> bool:
-        return all(worker.metric("crm_consumer_lag") == 0 for worker in workers) and all(
-            worker.metric("crm_lists_owed") == 0 for worker in workers
-        )
-
     await asyncio.sleep(1)
     await asyncio.to_thread(first.until, "settled", lambda: settled(first, second))
     check([first, second], truth)
@@ -290,17 +247,6 @@ async def test_state_of_another_cluster_is_refused_with_a_way_out(
         status, line = await ended(WorkerProcess(other.url, tmp_path / "data"))
     assert status == 1
     assert "cluster" in line
-
-
-async def test_a_full_cap_on_customers_stops_the_worker_with_a_clear_line(
-    own_broker: EmbeddedBroker, tmp_path: Path
-) -> None:
-    await send(own_broker.url, [click(f"many-{n}", n) for n in range(1_500)])
-    status, line = await ended(
-        WorkerProcess(own_broker.url, tmp_path / "data", max_customers=1_000)
-    )
-    assert status == 1
-    assert "cap" in line
 
 
 async def test_a_worker_without_a_broker_says_so_retries_and_gives_up(tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ def test_sources_share_their_partitions() -> None:
         assert topic.partitions(settings) == 5
 
 
-@pytest.mark.parametrize(
-    "topic", [topics.CATALOG, topics.RULES, topics.DEAD_LETTERS, topics.MODELS]
-)
+@pytest.mark.parametrize("topic", [topics.CATALOG, topics.RULES, topics.DEAD_LETTERS])
 def test_what_is_not_keyed_by_customer_has_one_partition(topic: Topic) -> None:
     assert topic.partitions(Settings(partitions=5)) == 1
+
+
+def test_what_workers_learned_has_a_partition_for_deltas_and_one_for_snapshots() -> None:
+    assert topics.MODELS.partitions(Settings(partitions=5)) == 2
 
 
 def test_the_changelog_has_a_partition_for_each_of_the_sources() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from faust.types import TP
 
 from streams.admin import create_topics
-from streams.duties import Watchdog
 from streams.errors import StalledError
 from streams.settings import Settings
+from streams.watchdog import Watchdog
 from tests.streams.workers import click, send
 
 CLICKS_0 = TP("clicks", 0)
@@ -29,7 +29,9 @@ def engine_of(settings: Settings, durable: dict[TP, int]) -> Any:
     engine = SimpleNamespace(
         settings=settings,
         failure=None,
-        opening={},
+        assigned={0},
+        partitions={0: None},
+        was_assigned=True,
         next_offsets=lambda: durable,
         durable_offset=durable.get,
     )
@@ -84,7 +86,34 @@ async def test_a_worker_that_was_idle_for_long_is_not_blamed_when_work_comes(
 
 async def test_a_partition_that_does_not_get_open_ends_the_worker(settings: Settings) -> None:
     engine = engine_of(settings, {})
-    engine.opening[3] = 0.0
-    await watch(settings, engine, (10 * LIMIT_SECONDS + 1, None))
+    engine.assigned = {0, 3}
+    await watch(settings, engine, (1, None), (10 * LIMIT_SECONDS + 1, None))
     assert isinstance(engine.failure, StalledError)
     assert "[3]" in str(engine.failure)
+
+
+async def test_a_group_that_is_never_joined_ends_the_worker(settings: Settings) -> None:
+    engine = engine_of(settings, {})
+    engine.was_assigned = False
+    await watch(settings, engine, (1, None), (10 * LIMIT_SECONDS + 1, None))
+    assert isinstance(engine.failure, StalledError)
+    assert "not joined" in str(engine.failure)
+
+
+async def test_one_topic_that_moves_does_not_hide_another_that_is_stuck(
+    settings: Settings,
+) -> None:
+    engine = engine_of(settings, {CLICKS_0: 0, TP("purchases", 0): 0})
+    looks = [(1.0, None)] + [(LIMIT_SECONDS / 2, None)] * 3
+    moving = iter(range(100))
+    offsets: dict[TP, int] = engine.next_offsets()
+
+    def next_offsets() -> dict[TP, int]:
+        offsets[TP("purchases", 0)] = -next(moving) - 1
+        return offsets
+
+    engine.next_offsets = next_offsets
+    await watch(settings, engine, *looks)
+    assert isinstance(engine.failure, StalledError)
+    assert "clicks-0" in str(engine.failure)
+    assert "purchases-0" not in str(engine.failure)

@@ -30,6 +30,18 @@ Sent = tuple[str, str | bytes | None, Record]
 Event = tuple[str, str, dict[str, Any]]
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+def end_workers_started_after(count: int) -> None:
+    """Kill what a test has left running: it would go on in the next test's group."""
+    for process in STARTED[count:]:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    del STARTED[count:]
+
+
 class WorkerProcess:
     """``crm-streams worker``, or a script that runs one, with settings from the environment."""
 
@@ -64,6 +76,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 self._command, stdout=output, stderr=output, env=self._environment
             )
+        STARTED.append(self._process)
         return self
 
     @property
