@@ -11,8 +11,9 @@ from benchmarks import machine
 from benchmarks.report import Benchmark, BenchmarkError, Options, as_json, print_tables
 from streams.errors import StreamsError
 
-NAMES = ("pipeline", "transport")
-"""Each is a module of this package with a function `run`."""
+NAMES = ("pipeline", "transport", "guarantees", "recovery", "memory", "chaos")
+"""Each is a module of this package with a function `run`, and `FLAGS` where it takes any of its
+own."""
 
 
 @click.command()
@@ -20,7 +21,15 @@ NAMES = ("pipeline", "transport")
 @click.option("--quick", is_flag=True, help="Small and short, one round; not for figures.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--json", "as_data", is_flag=True, help="Print one JSON object and nothing else.")
-def main(name: str, quick: bool, seed: int, as_data: bool) -> None:
+@click.option("--faults", type=click.IntRange(1, 100_000), help="chaos: so many faults.")
+@click.option("--workers", type=click.IntRange(1, 8), help="chaos: so many worker processes.")
+@click.option("--broker", type=click.Choice(("kafka", "embedded")), help="chaos: on which broker.")
+@click.option(
+    "--guarantee",
+    type=click.Choice(("exactly_once", "at_least_once")),
+    help="chaos: what the workers promise.",
+)
+def main(name: str, quick: bool, seed: int, as_data: bool, **flags: object) -> None:
     """Run the benchmark NAME; the exit status is 1 where the run is not valid."""
     console = Console(stderr=True)
 
@@ -29,9 +38,13 @@ def main(name: str, quick: bool, seed: int, as_data: bool) -> None:
             console.print(f"{name}: {line}", style="dim", highlight=False)
 
     benchmark = cast(Benchmark, import_module(f"benchmarks.{name}"))
+    chosen = {flag: value for flag, value in flags.items() if value is not None}
+    foreign = sorted(chosen.keys() - getattr(benchmark, "FLAGS", frozenset()))
+    if foreign:
+        raise click.UsageError(f"{name} does not take --{foreign[0]}")
     facts = machine.facts()
     try:
-        report = benchmark.run(Options(quick=quick, seed=seed, tell=tell))
+        report = benchmark.run(Options(quick=quick, seed=seed, tell=tell, chosen=chosen))
     except (BenchmarkError, StreamsError) as error:
         raise click.ClickException(str(error)) from error
     if as_data:

@@ -54,6 +54,7 @@ async def listen(plan: ListenerPlan, told_to_stop: asyncio.Event) -> Heard:
         plan.topic,
         bootstrap_servers=Settings(broker=plan.broker).bootstrap_servers(),
         auto_offset_reset="earliest",
+        isolation_level="read_committed",
         # The embedded broker looks for new records only four times in this span.
         fetch_max_wait_ms=FETCH_WAIT_MS,
         max_partition_fetch_bytes=4 << 20,

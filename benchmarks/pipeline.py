@@ -24,7 +24,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.report import Options, Report, Spread
-from benchmarks.rounds import Round, Scale, run_round
+from benchmarks.rounds import Round, Scale, Setup, run_round
 
 FULL = Scale(1_000_000, 100_000, 20_000, 50_000, 10_000, rate=5_000, steady_seconds=30, rounds=3)
 QUICK = Scale(50_000, 5_000, 1_000, 50_000, 10_000, rate=5_000, steady_seconds=5, rounds=1)
@@ -41,7 +41,7 @@ def run_rounds(scale: Scale, options: Options) -> list[Round]:
     rounds = []
     for number in range(1, scale.rounds + 1):
         options.tell(f"round {number} of {scale.rounds}")
-        rounds.append(run_round(scale, options))
+        rounds.append(run_round(scale, options, Setup()))
     return rounds
 
 

@@ -137,7 +137,20 @@ class Child:
 @contextlib.contextmanager
 def broker(logs: Path) -> Iterator[str]:
     """Run ``crm-streams broker`` and give its URL; ends it afterwards."""
-    with Child("broker", ["streams", "broker", "--port", "0"], logs, piped=True) as child:
+    with _broker("broker", ["streams", "broker", "--port", "0"], logs) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def kafka(logs: Path) -> Iterator[str]:
+    """Run Apache Kafka and give its URL; ends it afterwards."""
+    with _broker("kafka", ["benchmarks.kafka"], logs) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _broker(name: str, arguments: list[str], logs: Path) -> Iterator[str]:
+    with Child(name, arguments, logs, piped=True) as child:
         # It prints its URL once it answers.
         yield child.read_line().decode().strip()
         child.stop()

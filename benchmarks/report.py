@@ -1,6 +1,6 @@
 """What a benchmark takes and gives: options in, a report out, for people and for programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,11 +27,14 @@ class Options:
         Decides all traffic, at least 0.
     tell
         Called with one line at each step of long work.
+    chosen
+        Flags that only this benchmark takes, by name, those that were given.
     """
 
     quick: bool
     seed: int
     tell: Callable[[str], None]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import asyncio
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,18 +190,26 @@ def check_heard(tally: Tally, heard: Heard, last: Sample) -> list[str]:
     return problems
 
 
-def run_round(scale: Scale, options: Options) -> Round:
+@dataclass(frozen=True)
+class Setup:
+    """On what a round runs: how a broker is started, and further arguments of the worker."""
+
+    start_broker: Callable[[Path], AbstractContextManager[str]] = broker
+    worker_arguments: tuple[str, ...] = ()
+
+
+def run_round(scale: Scale, options: Options, setup: Setup) -> Round:
     """Carry out one round on a fresh broker with a fresh data directory."""
     with tempfile.TemporaryDirectory(prefix="crm-pipeline-") as directory:
         logs = Path(directory)
-        with broker(logs) as url:
+        with setup.start_broker(logs) as url:
             settings = Settings(broker=url)
             asyncio.run(prepare(settings))
             listening = ListenerPlan(broker=url, topic="recommendations")
             arguments = ["benchmarks.listener", msgspec.json.encode(listening).decode()]
             with Child("listener", arguments, logs, piped=True) as listener:
                 listener.read_line()
-                return run_phases(scale, options, settings, logs, listener)
+                return run_phases(scale, options, setup, settings, logs, listener)
 
 
 async def prepare(settings: Settings) -> None:
@@ -209,7 +219,12 @@ async def prepare(settings: Settings) -> None:
 
 
 def run_phases(
-    scale: Scale, options: Options, settings: Settings, logs: Path, listener: Child
+    scale: Scale,
+    options: Options,
+    setup: Setup,
+    settings: Settings,
+    logs: Path,
+    listener: Child,
 ) -> Round:
     """Preload the backlog, start the worker, drain it, then offer the steady load."""
     now_ms = time.time_ns() // 1_000_000
@@ -226,7 +241,7 @@ def run_phases(
     options.tell(f"draining {backlog.tally.total:,} events")
     port = free_port()
     arguments = ["streams", "worker", "--broker", settings.broker, "--web-port", str(port)]
-    arguments += ["--data-dir", str(logs / "data")]
+    arguments += ["--data-dir", str(logs / "data"), *setup.worker_arguments]
     with Child("worker", arguments, logs) as worker:
         client = WorkerClient(port)
         drain = wait_until_drained(client, worker, backlog.tally.total, 0)
