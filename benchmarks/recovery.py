@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import uvloop
 
 from benchmarks.kafka import KafkaBroker
 from benchmarks.report import BenchmarkError, Options, Report, Spread
@@ -65,7 +66,8 @@ class Recovered:
 
 def run(options: Options) -> Report:
     """Write the changelog once, recover from it in several rounds, and summarise."""
-    return asyncio.run(_run(QUICK if options.quick else FULL, options))
+    # The loop that a worker runs on.
+    return uvloop.run(_run(QUICK if options.quick else FULL, options))
 
 
 async def _run(scale: Scale, options: Options) -> Report:

@@ -161,7 +161,9 @@ class Partition:
         return read_changelog_position(self._db, self._path)
 
     def read_many(self, keys: list[bytes]) -> list[bytes | None]:
-        """Return the row of each UTF-8 key, None where there is none; blocks, 1.5 µs a key.
+        """Return the row of each UTF-8 key, None where there is none.
+
+        Blocks: 1 µs for a key that is not there, 2 to 10 µs for one that is, by where its block is.
 
         Raises
         ------
