@@ -83,6 +83,12 @@ class Hybrid:
     learn. All lines of one order are tested before any is learned. Every step is taken record by
     record, so how events are cut into batches makes no difference.
 
+    Replicas may learn from the events of different customers and tell each other what they
+    learned (`take_delta`, `apply_delta`); the vocabulary, the parts and the fusion then come to
+    be the same, but for rounding and for what is lost where lists of neighbours or the vocabulary
+    are full. Customers' rows and `quality` are each replica's own. For what the others know of
+    it, a replica keeps a second copy of its arrays but for the neighbours' indices.
+
     Parameters
     ----------
     capacity
@@ -341,7 +347,8 @@ class Hybrid:
     def take_delta(self) -> dict[str, NDArray[Any]]:
         """Return what this replica learned since the last time; empty where nothing.
 
-        `quality` is a replica's own and is not told.
+        Where it has heard others, it holds back what all of them together would overdo
+        (`operators.deltas.Precisions`): its own answers may then change, too.
 
         Returns
         -------

@@ -21,11 +21,11 @@ from operators.factor_kernels import (
 )
 
 LANES = 4
-# Precision of a vector that has learned nothing, when replicas are added: above Adagrad's first,
-# since the records of one replica alone say little of where a new item belongs.
-FIRST_PRECISION = 1.0
-# A score z · y moves from both sides: by what z is made of, and by y.
-TOGETHER = 2.0
+# Precision of a vector that has learned nothing, when replicas are added: that of some tens of
+# events, so that what a replica learned of a new item from two or three is added, not averaged.
+FIRST_PRECISION = 3.0
+# One score moves by four: the item's vector and bias, the context's vectors and the customer's.
+TOGETHER = 4.0
 
 
 def factor_columns(columns: NDArray[np.void]) -> FactorColumns:
@@ -63,6 +63,11 @@ class MatrixFactorization:
     ``splitmix64(splitmix64(seed ^ event_key) + k)``.
     Item vectors start from (seed, item key), customers' at zero: a row of zeros is a new customer,
     who is moved by their first events through x alone.
+
+    Replicas add up by `operators.deltas.Precisions`, vector by vector. The ring of the latest
+    events takes in a bounded number of each replica's, so that negatives are drawn by what all
+    replicas see; where one learns more than that between two exchanges, its ring leans towards
+    its own events.
 
     Parameters
     ----------
