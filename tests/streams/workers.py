@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -31,6 +32,16 @@ Event = tuple[str, str, dict[str, Any]]
 
 
 STARTED: list[subprocess.Popen[bytes]] = []
+COMPILE = (
+    "from streams.settings import Settings; from streams.warmup import compile_kernels; "
+    "compile_kernels(Settings())"
+)
+
+
+@functools.cache
+def compile_kernels_once() -> None:
+    """Compile what the first worker on a machine would compile, for however long that takes."""
+    subprocess.run([sys.executable, "-c", COMPILE], check=True, capture_output=True)
 
 
 def end_workers_started_after(count: int) -> None:
@@ -72,6 +83,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "WorkerProcess":
+        compile_kernels_once()
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, stdout=output, stderr=output, env=self._environment
