@@ -368,7 +368,8 @@ for count in range(1, 1_000_000):
         finally:
             process.kill()
     assert seen == sorted(seen)
-    assert len(list(path.glob("*.sst"))) > 1
+    # Files are numbered: many came and went meanwhile.
+    assert max(int(file.stem) for file in path.glob("*.sst")) > 20
 
 
 def test_files_that_change_all_the_time_are_given_up_on(
