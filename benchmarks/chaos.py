@@ -200,6 +200,7 @@ async def _live_through(
         await scene.sender.pause()
         options.tell("checking what the engines have done")
         verdicts.append(await engines.check())
+        options.tell(f"engines: {verdicts[-1]}")
         await engines.end()
     finally:
         await engines.abandon()
@@ -211,6 +212,7 @@ async def _live_through(
         await scene.sender.pause()
         options.tell("checking what the workers have done")
         verdicts.append(await fleet.check())
+        options.tell(f"workers: {verdicts[-1]}")
     finally:
         await fleet.abandon()
     return Result(

@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from benchmarks.chaos_plan import OPENING, Disk, Fault, Kind
 from benchmarks.chaos_scene import PARTITIONS, POLL_SECONDS, Scene
 from benchmarks.chaos_verdict import Verdict
 from benchmarks.report import BenchmarkError
+from streams import recovery
 
 ALL = frozenset(range(PARTITIONS))
 DISKS_KEPT = 4
 WARM_SECONDS = 1.5
 MOST_GIVEN_UP = 5
+PAGE_RECORDS = 20
 ZOMBIE_SECONDS = 0.8
 """Less than a fenced engine waits before it opens the partition again (`streams.caution`): in a
 group it would have been told by then that the partition is another's."""
@@ -48,9 +51,13 @@ class Engines:
 
     async def suffer_all(self, faults: list[Fault]) -> None:
         """Live through the faults, one after the other."""
+        with _small_pages():
+            await self._suffer_all(faults)
+
+    async def _suffer_all(self, faults: list[Fault]) -> None:
         watching = asyncio.ensure_future(self._watch())
         try:
-            await self._live()
+            await self._ready()
             await asyncio.sleep(WARM_SECONDS)
             for fault in faults:
                 await self._suffer(fault)
@@ -252,3 +259,14 @@ class Engines:
             await asyncio.to_thread(guest.cut_power if fault.place % 2 else guest.stop)
             self._guest = None
         await life.share(ALL)
+
+
+@contextmanager
+def _small_pages() -> Iterator[None]:
+    """Have the changelog read in pages so small that even a young one has several."""
+    size = recovery.PAGE_RECORDS
+    recovery.PAGE_RECORDS = PAGE_RECORDS
+    try:
+        yield
+    finally:
+        recovery.PAGE_RECORDS = size

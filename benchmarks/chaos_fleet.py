@@ -18,7 +18,6 @@ from benchmarks.chaos_plan import Disk, Fault, Kind
 from benchmarks.chaos_scene import PARTITIONS, Scene
 from benchmarks.chaos_verdict import Verdict
 from benchmarks.chaos_workers import WorkerProcess
-from benchmarks.report import BenchmarkError
 
 LOOK_SECONDS = 0.25
 ANSWER_MS = 5_000
@@ -56,6 +55,8 @@ class Fleet:
         if disk.exists():
             shutil.copytree(disk, self._workers[0].disk)
         self._open: set[int] = set()
+        self._in: set[str] = set()
+        self._looks = 0
         self._waiting: list[float | None] = []
         # Whose end is no surprise.
         self._spared: set[str] = set()
@@ -140,8 +141,11 @@ class Fleet:
                         f"{worker.name} ended with status {status}: {worker.last_words()}"
                     )
             workers = (*self._workers, self._guest)
-            open_now = [await asyncio.to_thread(worker.partitions) for worker in workers]
-            self._open = set[int]().union(*(each for each in open_now if each is not None))
+            told = {each.name: await asyncio.to_thread(each.partitions) for each in workers}
+            held = {name: numbers for name, numbers in told.items() if numbers is not None}
+            self._in = set(held)
+            self._open = set[int]().union(*held.values())
+            self._looks += 1
             running = [worker for worker in workers if worker.is_up]
             self._waiting = [await asyncio.to_thread(worker.waiting) for worker in running]
             await asyncio.sleep(LOOK_SECONDS)
@@ -156,23 +160,26 @@ class Fleet:
         """Ask the workers in turn about everybody: whoever is asked must answer."""
         found: dict[str, dict[str, Any] | None] = {}
         for number, customer in enumerate(sorted(self._scene.homes())):
-            worker = self._workers[number % len(self._workers)]
-            knows, found[customer] = worker.profile(customer)
-            if not knows:
-                raise BenchmarkError(f"{worker.name} does not answer about {customer}")
+            found[customer] = self._workers[number % len(self._workers)].profile(customer)
         return found
 
     # Faults.
 
     async def _all_open(self, but: WorkerProcess | None = None, disk: Disk = Disk.SAME) -> None:
-        """Start whoever is down, and wait until every partition is open somewhere."""
-        for worker in self._workers:
-            if worker is not but and not worker.is_up:
+        """Start whoever is down, and wait until all are in and every partition is open."""
+        wanted = [worker for worker in self._workers if worker is not but]
+        for worker in wanted:
+            if not worker.is_up:
                 worker.take_status()
                 self._start(worker, disk)
-        if len(self._workers) > 1 or but is None:
+        if wanted:
+            names = {worker.name for worker in wanted}
+            # What is known now, and what a look under way will tell, may be of before.
+            enough = self._looks + 2
             await self._scene.until(
-                "partitions open on workers", lambda: self._open == ALL, self._plight
+                "partitions open on workers",
+                lambda: self._looks >= enough and self._open == ALL and names <= self._in,
+                self._plight,
             )
 
     def _start(self, worker: WorkerProcess, disk: Disk, *doom: Any) -> None:

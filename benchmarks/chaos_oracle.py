@@ -116,8 +116,8 @@ class Expected:
 
     Attributes
     ----------
-    customers
-        Everybody who did something, the erased ones too.
+    customers, erased
+        Everybody who did something, and who of them was erased.
     tallies
         What profiles must say; a customer who is not in it must be unknown.
     chats
@@ -135,6 +135,7 @@ class Expected:
     """
 
     customers: set[str] = field(default_factory=set)
+    erased: set[str] = field(default_factory=set)
     tallies: dict[str, Tally] = field(default_factory=dict)
     chats: dict[str, Deed] = field(default_factory=dict)
     letters: dict[str, Letter] = field(default_factory=dict)
@@ -162,7 +163,6 @@ class Oracle:
         self._deeds: dict[str, Deed] = {}
         self._at_home: set[str] = set()
         self._statements: dict[str, int] = {}
-        self._erased: set[str] = set()
 
     def take_all(self, records: Iterable[Record]) -> None:
         """Take records one by one."""
@@ -192,7 +192,7 @@ class Oracle:
         elif isinstance(fact, Statement):
             self._statements[fact.customer] = fact.signup_ts_ms
         elif isinstance(fact, Erasure):
-            self._erased.add(fact.customer)
+            self._expected.erased.add(fact.customer)
 
     def _take_deed(self, deed: Deed, serial: int, place: Place, *, is_copy: bool) -> None:
         expected = self._expected
@@ -228,7 +228,7 @@ class Oracle:
             expected.customers.add(deed.customer)
             if deed.topic == "chats":
                 expected.chats[deed.event_id] = deed
-            if deed.life or deed.customer not in self._erased:
+            if deed.life or deed.customer not in expected.erased:
                 expected.tallies.setdefault(deed.customer, Tally()).add(deed)
         for customer, signup_ts_ms in self._statements.items():
             expected.tallies.setdefault(customer, Tally()).signup_ts = signup_ts_ms

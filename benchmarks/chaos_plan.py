@@ -10,6 +10,8 @@ from streams.steps import Step
 
 OPENING = (Step.STORE_OPENED, Step.FENCED, Step.CHANGELOG_PAGE, Step.RECOVERED)
 """Steps of opening a partition; the others are of a checkpoint."""
+ONCE = (Step.STORE_OPENED, Step.FENCED, Step.RECOVERED)
+"""Steps that an opening passes once; the changelog is read in pages."""
 MAX_TIMES = 3
 MAX_DELAY_SECONDS = 1.5
 WORKER_SHARE = 0.1
@@ -195,7 +197,7 @@ class Planner:
             kind=kind,
             step=step,
             place=draw.randrange(partitions),
-            times=1 if step in OPENING else draw.randint(1, MAX_TIMES),
+            times=1 if step in ONCE else draw.randint(1, MAX_TIMES),
             delay_seconds=draw.uniform(0, MAX_DELAY_SECONDS),
             disk=disk,
             calm=draw.random() < CALM_SHARE,

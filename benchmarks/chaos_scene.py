@@ -50,6 +50,13 @@ SMALL: Mapping[str, Any] = {
 }
 """Settings under which much happens in little time."""
 
+COMPACTING = {
+    "log.segment.bytes": str(1 << 20),
+    "log.cleaner.backoff.ms": "1000",
+    "log.cleaner.min.cleanable.ratio": "0.01",
+}
+"""Settings of Apache Kafka under which the changelog is compacted within a run."""
+
 Broker = KafkaBroker | EmbeddedBroker
 
 
@@ -64,7 +71,8 @@ async def running_broker(kind: str) -> AsyncIterator[Broker]:
     """
     if kind == KAFKA and (reason := unavailable()) is not None:
         raise BenchmarkError(f"{reason}; --broker embedded does without")
-    async with KafkaBroker() if kind == KAFKA else EmbeddedBroker() as broker:
+    made = KafkaBroker(properties=COMPACTING) if kind == KAFKA else EmbeddedBroker()
+    async with made as broker:
         yield broker
 
 

@@ -1,5 +1,6 @@
 """Worker processes of a chaos run: started on a disk, signalled, asked over HTTP."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,18 @@ from streams.settings import environment_with
 from streams.steps import Step
 
 HTTP_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
+RETRY_SECONDS = 0.2
 STOP_SECONDS = 40.0
 LAST_LINES = 6
+# A worker must not outlive this process, however it ends. A shell beside it waits on a pipe whose
+# other end only this process has: a line says that all is well, and the pipe's end without one,
+# that this process was killed. ($$ is what becomes the worker.)
+_SUPERVISOR = """
+exec 3<&0 </dev/null
+( exec >/dev/null 2>&1; read -r _ <&3 || kill -KILL $$ ) &
+exec "$@" 3<&-
+"""
 LAG = re.compile(r'^crm_consumer_lag\{partition="(\d+)",topic="[^"]*"\} (\S+)$', re.MULTILINE)
 OWED = re.compile(r"^crm_lists_owed (\S+)$", re.MULTILINE)
 
@@ -57,8 +69,8 @@ class WorkerProcess:
             command = ["benchmarks.chaos_worker", step, str(number), str(times)]
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(  # noqa: S603 - a module of this project
-                [sys.executable, "-m", *command],
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _SUPERVISOR, "sh", sys.executable, "-m", *command],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=self._environment,
@@ -73,8 +85,16 @@ class WorkerProcess:
         """Return how it ended, once; None where it has not, or where that was told already."""
         status = None if self._popen is None else self._popen.poll()
         if status is not None:
-            self._popen = None
+            self._forget()
         return status
+
+    def _forget(self) -> None:
+        """Let the shell beside it go."""
+        assert self._popen is not None
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._popen.stdin as line:
+            line.write(b"\n")
+        self._popen = None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -86,7 +106,7 @@ class WorkerProcess:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
-            self._popen = None
+            self._forget()
 
     def stop(self) -> int | None:
         """End it in order and return its status; None where it does not run.
@@ -103,7 +123,7 @@ class WorkerProcess:
             status = self._popen.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             raise BenchmarkError(f"{self.name} does not end: {self.last_words()}") from None
-        self._popen = None
+        self._forget()
         return status
 
     def lose_disk(self) -> None:
@@ -147,11 +167,21 @@ class WorkerProcess:
         lags = sum(float(lag) for number, lag in LAG.findall(text) if int(number) in mine)
         return lags + sum(map(float, OWED.findall(text)))
 
-    def profile(self, customer: str) -> tuple[bool, dict[str, Any] | None]:
-        """Return whether it could tell, and the profile of a customer; None is unknown."""
-        answer = self._get(f"/v1/customers/{quote(customer, safe='')}")
-        if answer is None or answer[0] not in (http.client.OK, http.client.NOT_FOUND):
-            return False, None
-        if answer[0] == http.client.NOT_FOUND:
-            return True, None
-        return True, json.loads(answer[1])
+    def profile(self, customer: str) -> dict[str, Any] | None:
+        """Return the profile of a customer, whoever holds it; None where nobody knows them.
+
+        Raises
+        ------
+        BenchmarkError
+            Where it does not tell.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            answer = self._get(f"/v1/customers/{quote(customer, safe='')}")
+            if answer is not None and answer[0] == http.client.NOT_FOUND:
+                return None
+            if answer is not None and answer[0] == http.client.OK:
+                profile: dict[str, Any] = json.loads(answer[1])
+                return profile
+            time.sleep(RETRY_SECONDS)
+        raise BenchmarkError(f"{self.name} does not tell of {customer}: {answer}")

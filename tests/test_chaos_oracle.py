@@ -19,7 +19,7 @@ from benchmarks.chaos_facts import (
     home_of,
 )
 from benchmarks.chaos_oracle import Oracle, Place, Tally
-from benchmarks.chaos_verdict import Judge, Verdict
+from benchmarks.chaos_verdict import DAY_MS, Judge, Verdict
 from benchmarks.report import BenchmarkError
 from streams.partitioner import partition_of
 
@@ -244,6 +244,21 @@ def forget(customer: str) -> Callable[[Result], None]:
     return lambda result: result.profiles.update({customer: None})
 
 
+def churn_alert(result: Result, customer: str, sweep_ts: int, ts: int = 5) -> None:
+    """Add an alert of the first day."""
+    record = {"alert_id": f"churn_risk-{customer}-1", "customer_id": customer, "ts": ts}
+    record |= {"kind": "churn_risk", "trigger": {"sweep_ts": sweep_ts, "partition": 0}}
+    result.add("alerts", home_of(customer, PARTITIONS), customer, record)
+
+
+def churn_alerts(*sweeps_ts: int) -> Callable[[Result], None]:
+    def change(result: Result) -> None:
+        for sweep_ts in sweeps_ts:
+            churn_alert(result, "ada", sweep_ts)
+
+    return change
+
+
 COPY = LOG[5]
 WRONG: dict[str, tuple[Callable[[Result], None], tuple[int, int, int]]] = {
     "an event is lost": (set_profile("ada", clicks=1), (1, 0, 0)),
@@ -270,6 +285,8 @@ WRONG: dict[str, tuple[Callable[[Result], None], tuple[int, int, int]]] = {
     "a list has another's key": (elsewhere("recommendations", key=b"bob"), (0, 0, 1)),
     "nobody was alerted": (without("alerts"), (1, 0, 0)),
     "an alert comes twice": (again("alerts"), (0, 0, 1)),
+    "a churn alert comes twice": (churn_alerts(DAY_MS, DAY_MS), (0, 0, 1)),
+    "a churn alert is of another day": (churn_alerts(2 * DAY_MS), (0, 0, 1)),
     "a move is told twice": (again("segments"), (0, 0, 1)),
     "a record is forwarded twice": (logged(replace(COPY, offset=8)), (0, 0, 1)),
     "a record is forwarded astray": (
@@ -319,6 +336,12 @@ def test_at_least_once_a_repeat_must_say_the_same(
 ) -> None:
     again(topic, **fields)(right)
     assert right.judge(exactly_once=False).duplicate_outputs == 1
+
+
+def test_who_was_erased_may_be_alerted_to_anew(right: Result) -> None:
+    churn_alert(right, "eve", DAY_MS, ts=1)
+    churn_alert(right, "eve", DAY_MS + 5, ts=2)
+    assert right.judge() == Verdict()
 
 
 def test_the_first_differing_customer_is_told(right: Result) -> None:
