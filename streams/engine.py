@@ -24,6 +24,7 @@ from streams.checkpoints import Checkpoints
 from streams.errors import (
     ForeignStateError,
     PublishError,
+    StalledError,
 )
 from streams.loading import Offsets, Promise
 from streams.metrics import Metrics
@@ -229,7 +230,7 @@ class Engine:
                 is_wanted=lambda: self._wanted(number),
                 begin=self._begin,
             )
-        except (StateError, ForeignStateError) as error:
+        except (StateError, ForeignStateError, StalledError) as error:
             self.fail(error)
         if number not in self.assigned:  # given away while it was loading
             await self._close(number)

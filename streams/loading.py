@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from faust.types import TP
 
@@ -65,6 +65,13 @@ class Promise:
     on_step: OnStep
 
 
+class SourceBounds(NamedTuple):
+    """Where the topics of a partition start, and where they end."""
+
+    starts: dict[TP, int]
+    ends: dict[TP, int]
+
+
 class Loader:
     """Loads partitions from their stores and the changelog.
 
@@ -96,10 +103,22 @@ class Loader:
         self._promise = promise
         self.shares: dict[int, float] = {}
 
+    async def ask(self, number: int, consumer: Offsets) -> SourceBounds:
+        """Ask the consumer where a partition's sources start and end.
+
+        Raises
+        ------
+        KafkaTimeoutError
+            Where the consumer hangs, or the broker is away.
+        """
+        tps = [TP(topic, number) for topic in SOURCES]
+        starts = await consumer.earliest_offsets(*tps)
+        return SourceBounds(dict(starts), dict(await consumer.highwaters(*tps)))
+
     async def load(
         self,
         number: int,
-        consumer: Offsets,
+        sources: SourceBounds,
         caution: Caution,
         producer: TransactionalProducer | None,
     ) -> OpenPartition:
@@ -107,6 +126,8 @@ class Loader:
 
         Parameters
         ----------
+        sources
+            As `ask` returned them.
         producer
             The one that has fenced all others, so that the changelog stands still; None where
             there is no changelog.
@@ -127,7 +148,7 @@ class Loader:
         self._promise.on_step(Step.RECOVERED, number)
         store = self._stores.get(number)
         progress = store.progress
-        ends = await self._borne_out(number, progress.offsets, consumer)
+        ends = await self._borne_out(number, progress.offsets, sources)
         return OpenPartition(
             number,
             store,
@@ -202,18 +223,16 @@ class Loader:
         return rows
 
     async def _borne_out(
-        self, number: int, offsets: dict[str, int], consumer: Offsets
+        self, number: int, offsets: dict[str, int], sources: SourceBounds
     ) -> dict[str, int]:
         """Hold the state's offsets against the topics; complete them, and return the ends."""
-        tps = [TP(topic, number) for topic in SOURCES]
-        starts = await consumer.earliest_offsets(*tps)
-        ends = dict(await consumer.highwaters(*tps))
-        for tp in tps:
+        starts, ends = sources.starts, dict(sources.ends)
+        for tp in starts:
             offset = offsets.setdefault(tp.topic, starts[tp])
             if offset > ends[tp]:
                 ends[tp] = await end_offset(self._settings, tp.topic, number, ends[tp])
             offsets[tp.topic] = self.checked(tp, offset, starts[tp], ends[tp])
-        return {tp.topic: ends[tp] for tp in tps}
+        return {tp.topic: end for tp, end in ends.items()}
 
     def checked(self, tp: TP, offset: int, start: int, end: int) -> int:
         """Return the offset to go on from; refuse one that the topic never had."""

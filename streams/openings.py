@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from streams.admin import cluster_id
 from streams.caution import Caution
 from streams.changelog import TransactionalProducer
-from streams.errors import BrokerError, TransactionError
+from streams.errors import BrokerError, StalledError, TransactionError
 from streams.loading import Loader, Offsets, Promise
 from streams.metrics import Metrics
 from streams.models import Models
@@ -25,6 +26,8 @@ from streams.threads import in_thread
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+MAX_SILENCES = 3
+"""A consumer that learns nothing for so long, at 40 seconds a time, hangs."""
 
 
 class Openings:
@@ -61,6 +64,7 @@ class Openings:
         self._stores = Stores(settings, cluster_id, models, replaceable=has_changelog)
         self._loader = Loader(settings, models, metrics, self._stores, promise)
         self._producers: dict[int, TransactionalProducer] = {}
+        self._silences = 0
         self.standby = Standby(settings, models.row_dtype, self._stores, promise, fail)
 
     def numbers(self) -> set[int]:
@@ -89,7 +93,7 @@ class Openings:
 
         Raises
         ------
-        StateError, ForeignStateError
+        StateError, ForeignStateError, StalledError
             Where trying again would not help.
         """
         async with self.lock(number):
@@ -100,17 +104,42 @@ class Openings:
             while is_wanted():
                 try:
                     partition = await self._load(number, consumer, caution)
+                except KafkaTimeoutError as error:
+                    log.warning("opening partition %d: %r; trying again", number, error)
+                    await self._require_consumer()
                 except (KafkaError, TimeoutError, BrokerError, TransactionError) as error:
                     log.warning("opening partition %d: %r; trying again", number, error)
                     await asyncio.sleep(RETRY_SECONDS)
                 else:
                     await begin(partition)
 
+    async def _require_consumer(self) -> None:
+        """Tell a consumer that hangs from a broker that is away, which is only waited for.
+
+        Raises
+        ------
+        StalledError
+            Where the broker has answered others each time that the consumer learned nothing.
+        """
+        try:
+            await cluster_id(self._settings)
+        except BrokerError:
+            self._silences = 0
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        self._silences += 1
+        if self._silences >= MAX_SILENCES:
+            raise StalledError("the consumer hangs: the broker answers, but not to it")
+
     async def _load(self, number: int, consumer: Offsets, caution: Caution) -> OpenPartition:
         started = time.perf_counter()
         self._metrics.recovery_progress.labels(number).set(0)
+        # Before the fence: a worker whose consumer hangs may have been replaced without knowing it,
+        # and must not fence the one that works.
+        sources = await self._loader.ask(number, consumer)
         producer = await self._fence(number)
-        partition = await self._loader.load(number, consumer, caution, producer)
+        partition = await self._loader.load(number, sources, caution, producer)
+        self._silences = 0
         self._metrics.recovery_seconds.observe(time.perf_counter() - started)
         self._metrics.recovery_progress.labels(number).set(1)
         return partition

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -360,13 +361,16 @@ for count in range(1, 1_000_000):
             assert process.stdout is not None
             process.stdout.readline()
             for _ in range(20):
-                description = describe_partition(path)
-                assert description.rows == 300
-                assert description.changelog is not None
-                assert description.changelog.offset == description.offsets["clicks"]
-                seen.append(description.offsets["clicks"])
+                # Files that come and go this often may be too fast for it; then it says so.
+                with suppress(StateUnavailableError):
+                    description = describe_partition(path)
+                    assert description.rows == 300
+                    assert description.changelog is not None
+                    assert description.changelog.offset == description.offsets["clicks"]
+                    seen.append(description.offsets["clicks"])
         finally:
             process.kill()
+    assert len(seen) > 1
     assert seen == sorted(seen)
     # Files are numbered: many came and went meanwhile.
     assert max(int(file.stem) for file in path.glob("*.sst")) > 20
