@@ -164,14 +164,18 @@ class Scene:
 
         await self.until(what, holds, plight)
 
-    async def restart_broker(self, fault: Fault) -> None:
-        """Stop or kill the broker, and start it again."""
+    async def end_broker(self, fault: Fault) -> None:
+        """Stop or kill the broker."""
         assert isinstance(self.broker, KafkaBroker)
         self.note(fault)
         if fault.kind is Kind.BROKER_KILL:
             await self.broker.kill()
         else:
             await self.broker.stop()
+
+    async def start_broker(self) -> None:
+        """Start the broker again, a little after its end."""
+        assert isinstance(self.broker, KafkaBroker)
         await asyncio.sleep(BROKER_DOWN_SECONDS)
         await self.broker.start()
 

@@ -6,7 +6,8 @@
     ├── SettingsError             a setting outside its range, an unreadable settings file
     ├── BrokerError
     │   ├── BrokerUnavailableError    no broker answers at the address
-    │   └── BrokerStartError          the embedded broker did not come up
+    │   ├── BrokerStartError          the embedded broker did not come up
+    │   └── HangingTransactionError   the broker has forgotten to end a transaction
     ├── TopicsError               topics missing, or with differing numbers of partitions
     ├── DataDirectoryError        not writable, or locked by another worker
     ├── PortInUseError            the web port is taken
@@ -39,6 +40,10 @@ class BrokerUnavailableError(BrokerError):
 
 class BrokerStartError(BrokerError):
     """The embedded broker did not come up."""
+
+
+class HangingTransactionError(BrokerError):
+    """A topic holds a transaction that nobody can end any more, but an operator."""
 
 
 class TopicsError(StreamsError):

@@ -21,7 +21,7 @@ from streams.metrics import Metrics
 from streams.models import Models
 from streams.partitions import OpenPartition, owed
 from streams.reading import end_offset
-from streams.recovery import reader_of, require_copied
+from streams.recovery import reader_of, require_copied, require_settled
 from streams.settings import Settings
 from streams.sources import SOURCES
 from streams.steps import OnStep, Step
@@ -184,6 +184,7 @@ class Loader:
         layout, promise = self._models.row_dtype, self._promise
         async with reader_of(self._settings, number, layout, promise.on_step) as reader:
             bounds = await reader.bounds(promise.tombstones_ms)
+            await require_settled(self._settings, number, bounds)
             store = self._stores.get(number)
             require_copied(store, number)
             complaint = bounds.complaint(store.changelog_position)

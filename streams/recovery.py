@@ -20,7 +20,7 @@ from state.changelog import decode_page
 from state.partition import ChangelogPosition, Partition
 from state.records import PROGRESS_KEY
 from state.rows import KeyedRows
-from streams.errors import BrokerUnavailableError, ForeignStateError
+from streams.errors import BrokerUnavailableError, ForeignStateError, HangingTransactionError
 from streams.steps import OnStep, Step
 from streams.threads import in_thread
 from streams.topics import CHANGELOG
@@ -188,6 +188,38 @@ class ChangelogReader:
 def _ends_a_checkpoint(records: Sequence[Any]) -> bool:
     """Tell whether the last record is a marker; without any record nothing new has begun."""
     return not records or records[-1].key == PROGRESS_KEY
+
+
+async def require_settled(settings: Settings, number: int, bounds: Bounds) -> None:
+    """Refuse a changelog whose end is hidden by a transaction, though all its writers are fenced.
+
+    A broker that crashed can have forgotten to write the end of a transaction that it has
+    acknowledged (Kafka 4.3, when the only replica comes back). To go on from what can be read
+    would be to do over what was done.
+
+    Raises
+    ------
+    HangingTransactionError
+        Where there is such a transaction.
+    """
+    tp = TopicPartition(CHANGELOG.name_of(settings), number)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers(),
+        client_id=settings.app_id,
+        enable_auto_commit=False,
+        isolation_level="read_uncommitted",
+        **settings.client_security(),
+    )
+    try:
+        await consumer.start()
+        end = (await consumer.end_offsets([tp]))[tp]
+    finally:
+        await consumer.stop()
+    if end > bounds.end:
+        raise HangingTransactionError(
+            f"{tp.topic}-{number} ends at {end}, and a transaction that its broker does not end "
+            f"hides all from {bounds.end} on: see kafka-transactions.sh find-hanging"
+        )
 
 
 @asynccontextmanager

@@ -18,7 +18,6 @@ from typing import Any
 from uuid import uuid4
 
 import faust
-import uvloop
 from aiokafka import AIOKafkaProducer
 
 from state.arrays import ArrayStore
@@ -31,6 +30,7 @@ from streams.engine import Engine
 from streams.errors import DataDirectoryError, PortInUseError, WorkerCrashError
 from streams.guarantee import find_guarantee
 from streams.loading import Promise
+from streams.loops import LoopPolicy
 from streams.metrics import Metrics
 from streams.model_sync import ModelSync, Pace
 from streams.model_topic import ModelTopic
@@ -137,7 +137,7 @@ class Worker:
         self._settings = replace(self._settings, web_port=web_port_of(self._settings))
         with locked_directory(self._settings):
             # By policy, since the consumer's thread makes a loop of its own.
-            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+            asyncio.set_event_loop_policy(LoopPolicy())
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
             engine = loop.run_until_complete(self._prepare())

@@ -25,6 +25,7 @@ from tests.streams.traffic import (
     settled,
     traffic,
 )
+from tests.streams.transactional import transactional
 from tests.streams.workers import EVENT_TOPICS, PARTITIONS, WorkerProcess, read, send
 
 pytestmark = pytest.mark.kafka
@@ -195,6 +196,26 @@ async def test_a_state_ahead_of_its_changelog_is_set_aside_and_rebuilt_from_the_
     await shop.sell()
     await shop.settle(worker)
     assert worker.log.count("ahead of the changelog") == PARTITIONS
+
+
+async def test_a_partition_waits_where_a_transaction_hides_what_it_has_done(shop: Shop) -> None:
+    worker = await shop.open()
+    await shop.sell()
+    await shop.settle(worker)
+    async with transactional(shop.url, "forgotten-by-its-broker") as hanging:
+        await hanging.begin_transaction()
+        await hanging.send_and_wait("crm-changelog", b"no row", key=b"no key", partition=1)
+        await shop.stop()
+        worker.start()
+        await asyncio.to_thread(
+            worker.until, "the line", lambda: "kafka-transactions.sh find-hanging" in worker.log
+        )
+        assert worker.get("/readyz")[0] == 503
+        await hanging.abort_transaction()
+    await asyncio.to_thread(worker.ready)
+    await shop.sell()
+    await shop.settle(worker)
+    assert "set aside" not in worker.log
 
 
 async def test_a_state_that_has_missed_deletions_is_set_aside_so_that_nobody_comes_back(
