@@ -187,7 +187,8 @@ class Engines:
             await self._rebalance(fault)
         else:
             await self._ready()
-            await self._scene.restart_broker(fault)
+            await self._scene.end_broker(fault)
+            await self._scene.start_broker()
 
     async def _strike(self, fault: Fault) -> None:
         """Have an engine killed or stopped at a step; for a step of opening, a new one."""
