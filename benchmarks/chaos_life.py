@@ -270,9 +270,10 @@ class Life:
         engine.attach(driver)
         driver.assign(self._numbers)
         engine.assign(self._numbers, self._standbys)
+        delivery = duties.Delivery(engine)
         duty = asyncio.gather(
-            duties.Delivery(engine).run(),
-            duties.checkpoint_until_stopped(engine),
+            delivery.run(),
+            duties.checkpoint_until_stopped(engine, delivery),
             duties.walk_until_stopped(engine),
         )
         feeding = asyncio.ensure_future(driver.run())

@@ -27,6 +27,8 @@ _LAST_LINES = 8
 _OPTIONS = (
     "-Xms64m",
     "-Xmx768m",
+    # It lives for a minute or two, and would spend them on compiling itself better.
+    "-XX:TieredStopAtLevel=1",
     # Half dead is worse than dead: who waits for it can see that it ended.
     "-XX:+ExitOnOutOfMemoryError",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",

@@ -218,6 +218,15 @@ class Lists(NamedTuple):
     causes: NDArray[np.int32]
     parts: NDArray[np.uint8]
 
+    def of(self, customers: NDArray[np.int64]) -> "Lists":
+        """Return the lists of some customers."""
+        return Lists(
+            self.items[customers],
+            self.scores[customers],
+            self.causes[customers],
+            self.parts[customers],
+        )
+
 
 @kernel
 def fill_popular(

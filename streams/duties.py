@@ -12,11 +12,13 @@ from rich.progress import Progress, TaskID
 
 from streams.engine import Engine
 from streams.outbox import Outbox
+from streams.partitions import OpenPartition
 
 log = logging.getLogger(__name__)
 
 LISTS_PER_TURN = 64
 TURN_SECONDS = 0.02
+INTERVAL_BEHIND_SECONDS = 0.5
 IDLE_SECONDS = 0.25
 GATHER_SECONDS = 0.005
 MAX_CREDIT_SECONDS = 0.05
@@ -29,8 +31,9 @@ WALK_EVERY_SECONDS = 0.1
 class Delivery:
     """Pays owed lists and sends what is in the outboxes, as soon as the loop is free.
 
-    While there is a backlog, lists take at most a set share of the worker's time, so that events
-    are learned first; once it is drained, whatever is owed is paid.
+    Exactly once, a partition's lists are paid right before its checkpoint, which takes them along:
+    earlier would not be sooner. While there is a backlog, lists take at most a set share of the
+    worker's time, so that events are learned first; once it is drained, whatever is owed is paid.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -50,13 +53,22 @@ class Delivery:
             except TimeoutError:
                 pass  # a customer's second is over, or it is time to look anyway
             engine.wake.clear()
+            started = time.perf_counter()
             more = self.pay()
             self.send()
             if more:
                 engine.wake.set()
-            # The first event after a quiet moment is answered at once; under load this gathers
-            # the outputs of many chunks into few requests.
-            await asyncio.sleep(0 if more else GATHER_SECONDS)
+            await asyncio.sleep(0 if more else self._gather(time.perf_counter() - started))
+
+    def _gather(self, turn_seconds: float) -> float:
+        """Return how long to wait for more before the next turn.
+
+        The first event after a quiet moment is answered at once. Under load many are answered
+        together, in few requests; the busier, the more of them.
+        """
+        if self._engine.promise.guarantee.exactly_once:
+            return self._engine.settings.checkpoint_seconds
+        return max(GATHER_SECONDS, turn_seconds)
 
     def _pause(self) -> float:
         waits = [p.lists.seconds_until_due() for p in self._engine.partitions.values()]
@@ -89,15 +101,19 @@ class Delivery:
         if behind and self._credit <= 0:
             return False
         limit = min(TURN_SECONDS, self._credit) if behind else TURN_SECONDS
-        more = self._pay_until(started + limit)
+        more = self._pay_until(started + limit, self._engine.open_partitions())
         if behind:
             self._credit -= time.perf_counter() - started
         return more and not behind
 
-    def _pay_until(self, deadline: float) -> bool:
+    def pay_before_checkpoint(self, partition: OpenPartition) -> None:
+        """Pay the lists that a checkpoint, about to begin, is to take along."""
+        if self._engine.promise.guarantee.exactly_once and not self._engine.is_behind:
+            self._pay_until(time.perf_counter() + TURN_SECONDS, [partition])
+
+    def _pay_until(self, deadline: float, waiting: list[OpenPartition]) -> bool:
         """Serve partitions in turn until nothing is due or time is up; tell which it was."""
         now_ms = int(time.time() * 1000)
-        waiting = self._engine.open_partitions()
         first = self._next % max(1, len(waiting))
         waiting = waiting[first:] + waiting[:first]
         while waiting:
@@ -118,11 +134,25 @@ async def pause(engine: Engine, seconds: float) -> None:
             await engine.stopping.wait()
 
 
-async def checkpoint_until_stopped(engine: Engine) -> None:
-    """Checkpoint at the set interval, from the end of one to the start of the next."""
+async def checkpoint_until_stopped(engine: Engine, delivery: Delivery) -> None:
+    """Checkpoint every partition once in the set interval, spread evenly over it.
+
+    Together they would be in each other's way, and under exactly once the outputs wait for them.
+    While there is a backlog, less often: its events have waited anyway, and a row that several of
+    them change is written once.
+    """
+    turn = 0
     while not engine.stopping.is_set():
-        await pause(engine, engine.settings.checkpoint_seconds)
-        await engine.checkpoint_all()
+        partitions = engine.open_partitions()
+        interval = engine.settings.checkpoint_seconds
+        if engine.is_behind:
+            interval = max(interval, INTERVAL_BEHIND_SECONDS)
+        await pause(engine, interval / max(1, len(partitions)))
+        turn += 1
+        if partitions:
+            partition = partitions[turn % len(partitions)]
+            delivery.pay_before_checkpoint(partition)
+            engine.begin_checkpoint(partition)
 
 
 async def walk_until_stopped(engine: Engine) -> None:

@@ -278,6 +278,11 @@ class Engine:
                 if partition.changed:
                     self._discard(partition)
 
+    def begin_checkpoint(self, partition: OpenPartition) -> None:
+        """Begin to make a partition's changes durable, unless that is under way."""
+        if partition.changed and not self.openings.lock(partition.number).locked():
+            self.spawn(self.checkpoint(partition))
+
     async def checkpoint(self, partition: OpenPartition) -> None:
         """Make a partition's changes durable: its outputs first, then rows and offsets at once.
 

@@ -214,9 +214,10 @@ class Worker:
 
         @app.task()  # type: ignore[untyped-decorator] # Faust gives it no types
         async def start(*_: Any) -> None:
+            delivery = duties.Delivery(engine)
             for duty in (
-                duties.Delivery(engine).run(),
-                duties.checkpoint_until_stopped(engine),
+                delivery.run(),
+                duties.checkpoint_until_stopped(engine, delivery),
                 duties.walk_until_stopped(engine),
             ):
                 self._duties.append(self._begin(engine, duty))

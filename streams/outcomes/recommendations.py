@@ -17,6 +17,7 @@ from streams.batches import Batch, OutputRecord
 from streams.catalog import Catalog
 from streams.columns import Action, ChatColumns, ClickColumns, PurchaseColumns
 from streams.outcomes.base import NOTHING, Outcome
+from streams.outcomes.item_json import GrowingTexts, pack, write_items
 from streams.topics import SOURCES
 
 ACTION_WEIGHTS = np.zeros(max(Action) + 1, np.float32)
@@ -61,7 +62,7 @@ class Recommendations(Outcome):
         self._exclude_bought = exclude_bought
         self._learned = np.zeros(1, np.int64)
         self._learned_sum = Sums({"learned": self._learned})
-        self._ids_as_json: list[str] = []
+        self._ids = GrowingTexts()
 
     @property
     def learned(self) -> int:
@@ -84,7 +85,7 @@ class Recommendations(Outcome):
         self._hybrid.load_arrays({k: array for k, array in saved.items() if k not in own})
         load_into(own, {k: array for k, array in saved.items() if k in own})
         self._learned_sum.reset()
-        self._ids_as_json.clear()
+        self._ids.clear()
 
     def take_delta(self) -> dict[str, NDArray[Any]]:
         """Return what this worker learned since the last time; empty where nothing.
@@ -200,82 +201,41 @@ class Recommendations(Outcome):
         hashes = _hash_lists(ranked.items, self._hybrid.vocabulary.keys)
         changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
         columns["lists"]["list_hash"][slots] = hashes
-        marks = columns["lists"][slots]
-        items, version = self.items_of(ranked), self.learned
+        triggers = _triggers(columns["lists"][slots[changed]], partition)
+        items = self.items_of(ranked.of(changed))
+        version = self.learned
         return [
-            self._record(customers[i], items[i], marks[i], partition, ts_ms, version)
-            for i in changed.tolist()
+            OutputRecord(
+                "recommendations",
+                customers[i],
+                {
+                    "recommendation_id": (
+                        f"recommendation-{trigger['topic']}-{partition}-{trigger['offset']}"
+                    ),
+                    "customer_id": customers[i],
+                    "ts": ts_ms,
+                    "trigger": trigger,
+                    "items": array,
+                    "strategy": "hybrid",
+                    "model_version": version,
+                },
+                trigger["timestamp"],
+            )
+            for i, trigger, array in zip(changed.tolist(), triggers, items, strict=True)
         ]
 
-    @staticmethod
-    def _record(
-        customer_id: str,
-        items: orjson.Fragment,
-        mark: NDArray[np.void],
-        partition: int,
-        ts_ms: int,
-        version: int,
-    ) -> OutputRecord:
-        topic, offset = TOPICS[mark["trigger_topic"]], int(mark["trigger_offset"])
-        event_id = bytes(mark["trigger_event"]).decode() or None
-        record = {
-            "recommendation_id": f"recommendation-{topic}-{partition}-{offset}",
-            "customer_id": customer_id,
-            "ts": ts_ms,
-            "trigger": {
-                "topic": topic,
-                "partition": partition,
-                "offset": offset,
-                "event_id": event_id,
-                "timestamp": int(mark["trigger_ms"]),
-            },
-            "items": items,
-            "strategy": "hybrid",
-            "model_version": version,
-        }
-        return OutputRecord("recommendations", customer_id, record, int(mark["trigger_ms"]))
-
     def items_of(self, ranked: Lists) -> list[orjson.Fragment]:
-        """Write ranked items as the contract has them: id, rank, score and reasons.
-
-        Returns
-        -------
-        One JSON array a list, written by hand: it is most of what a record holds, and building
-        it from dictionaries costs as much as ranking.
-        """
-        reasons: dict[tuple[int, int], str] = {}
-        scores = np.round(ranked.scores.astype(np.float64), 4).tolist()
-        written = []
-        for row in zip(
-            ranked.items.tolist(),
-            scores,
-            ranked.parts.tolist(),
-            ranked.causes.tolist(),
-            strict=True,
-        ):
-            items = []
-            for rank, (item, score, part, cause) in enumerate(zip(*row, strict=True), start=1):
-                if item < 0:
-                    break
-                why = reasons.get((part, cause))
-                if why is None:
-                    why = reasons[part, cause] = self._as_json(self._reason(part, cause))
-                items.append(
-                    f'{{"item_id":{self._id_as_json(item)},"rank":{rank},"score":{score},'
-                    f'"reasons":[{why}]}}'
-                )
-            written.append(orjson.Fragment(f"[{','.join(items)}]"))
-        return written
-
-    def _id_as_json(self, item: int) -> str:
-        ids, known = self._hybrid.vocabulary.ids, self._ids_as_json
-        if item >= len(known):
-            known.extend(self._as_json(item_id) for item_id in ids[len(known) :])
-        return known[item]
-
-    @staticmethod
-    def _as_json(text: str) -> str:
-        return orjson.dumps(text).decode()
+        """Write ranked items as the contract has them: id, rank, score and reasons."""
+        ids = self._hybrid.vocabulary.ids
+        if len(self._ids) < len(ids):
+            self._ids.extend(ids[len(self._ids) :])
+        codes = ranked.causes.astype(np.int64) * len(Part) + ranked.parts
+        distinct, why = np.unique(codes, return_inverse=True)
+        reasons = pack([self._reason(c % len(Part), c // len(Part)) for c in distinct.tolist()])
+        arrays = write_items(
+            ranked.items, ranked.scores, self._ids.texts, why.reshape(codes.shape), reasons
+        )
+        return [orjson.Fragment(array) for array in arrays]
 
     def _reason(self, part: int, cause: int) -> str:
         if part == Part.RECENT:
@@ -286,6 +246,23 @@ class Recommendations(Outcome):
         if part == Part.ALSO_VIEWED:
             return f"often chosen with {title}"
         return f"close in taste to {title}"
+
+
+def _triggers(marks: NDArray[np.void], partition: int) -> list[dict[str, Any]]:
+    """Return what the rows' marks say of the events that lists are owed for."""
+    columns = (marks[f"trigger_{field}"] for field in ("topic", "offset", "event", "ms"))
+    return [
+        {
+            "topic": TOPICS[topic],
+            "partition": partition,
+            "offset": offset,
+            "event_id": event_id.decode() or None,
+            "timestamp": timestamp_ms,
+        }
+        for topic, offset, event_id, timestamp_ms in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
 def _short(event_id: str) -> bytes:
