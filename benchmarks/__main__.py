@@ -11,7 +11,7 @@ from benchmarks import machine
 from benchmarks.report import Benchmark, BenchmarkError, Options, as_json, print_tables
 from streams.errors import StreamsError
 
-NAMES = ("pipeline", "transport", "guarantees", "recovery", "memory", "chaos")
+NAMES = ("pipeline", "transport", "guarantees", "recovery", "takeover", "memory", "chaos")
 """Each is a module of this package with a function `run`, and `FLAGS` where it takes any of its
 own."""
 

@@ -114,6 +114,13 @@ class WorkerClient:
             return None
         return parse(answer[1].decode())
 
+    def partitions(self) -> set[int]:
+        """Return the partitions that are open; empty where not all of its own are."""
+        answer = self._get("/readyz")
+        if answer is None or answer[0] != http.client.OK:
+            return set()
+        return set(orjson.loads(answer[1])["partitions"])
+
     def profile(self, customer: str) -> dict[str, Any] | None:
         """Return a customer's profile; None where the worker does not know the customer.
 

@@ -26,6 +26,7 @@ from benchmarks.report import (
 )
 from benchmarks.rounds import Round, Scale
 from benchmarks.sender import Plan
+from benchmarks.takeover import Outage, outage_of
 from benchmarks.tally import Tally
 from benchmarks.transport_side import Counted, Counter
 from streams.broker import EmbeddedBroker
@@ -290,3 +291,23 @@ def test_a_tiny_pipeline_run_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.problems == []
     assert report.figures["events"] == 1_100
     assert report.figures["lists"] >= 150
+
+
+def test_a_takeover_is_the_slowest_lost_partition_and_a_pause_the_longest_silence_elsewhere() -> (
+    None
+):
+    def in_partition(number: int) -> str:
+        return next(f"c{i}" for i in range(100) if partition_of(f"c{i}", 2) == number)
+
+    lost, kept = in_partition(0), in_partition(1)
+    heard = Heard(
+        customers=[kept, lost, kept, lost, kept],
+        event_ids=["early", "before", "k1", "after", "k2"],
+        arrived_ms=[900.0, 1_500.0, 2_000.0, 9_000.0, 4_500.0],
+    )
+    # What was sent before the kill and came after it is no proof that the partition goes on.
+    sent_ms = {"early": 800, "before": 950, "k1": 1_800, "after": 2_000, "k2": 4_000}
+    found = outage_of(heard, sent_ms, 1_000.0, {0}, 2, [])
+    assert found == Outage(takeover_seconds=8.0, pause_seconds=2.5, problems=[])
+    with pytest.raises(BenchmarkError, match=r"no list came from partitions \[0\]"):
+        outage_of(heard, {**sent_ms, "after": 0}, 1_000.0, {0}, 2, [])
