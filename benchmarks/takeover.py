@@ -97,8 +97,9 @@ def member(name: str, url: str, logs: Path) -> Iterator[Member]:
     """Run a worker with standby copies."""
     port = free_port()
     arguments = ["streams", "worker", "--broker", url, "--web-port", str(port), "--standby", "1"]
-    arguments += ["--session-timeout-seconds", str(SESSION_SECONDS)]
-    arguments += ["--data-dir", str(logs / name)]
+    chosen = logs / f"{name}.toml"
+    chosen.write_text(f"session_timeout_seconds = {SESSION_SECONDS}\n")
+    arguments += ["--config", str(chosen), "--data-dir", str(logs / name)]
     with Child(name, arguments, logs) as child:
         client = WorkerClient(port)
         yield Member(child, client)
