@@ -88,7 +88,7 @@ def plan_of(scale: Scale, seed: int, url: str) -> Plan:
 
 def count_with(side: str, url: str, wanted: int, logs: Path) -> Counted:
     """Run one side until it has counted `wanted` events."""
-    arguments = ["benchmarks.transport_side", side, url, str(wanted)]
+    arguments = ["benchmarks.transport_side", side, url, str(wanted), str(logs / f"{side}-data")]
     with Child(side, arguments, logs, piped=True) as child:
         return msgspec.json.decode(child.read_line(), type=Counted)
 

@@ -112,14 +112,15 @@ class BatchApp(faust.App):
         return self.counter.next_offsets.get(tp.partition)
 
 
-def build(side: str, url: str, counter: Counter) -> faust.App:
-    """Build the app of a side."""
+def build(side: str, url: str, counter: Counter, directory: str) -> faust.App:
+    """Build the app of a side; Faust keeps its own files in `directory`."""
     settings = Settings(broker=url)
     kind = BatchApp if side == "batch" else faust.App
     app = kind(
         f"transport-{side}-{os.getpid()}",
         broker=url,
         store="memory://",
+        datadir=directory,
         topic_partitions=settings.partitions,
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -164,8 +165,8 @@ def add_plain_agent(app: faust.App, counter: Counter) -> None:
 
 
 def main() -> None:
-    """Read side, URL and number of events from the arguments, and count."""
-    side, url, events = sys.argv[1:]
+    """Read side, URL, number of events and a directory from the arguments, and count."""
+    side, url, events, directory = sys.argv[1:]
     # Faust paints a spinner on standard output, even into a pipe: it gets the log instead.
     results = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -177,7 +178,7 @@ def main() -> None:
 
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    app = build(side, url, Counter(int(events), report))
+    app = build(side, url, Counter(int(events), report), directory)
     worker = faust.Worker(app, loop=loop, loglevel="warning", quiet=True, redirect_stdouts=False)
     worker.execute_from_commandline()
 
