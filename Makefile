@@ -43,7 +43,7 @@ format: dev ## Bring the sources into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Run a benchmark (NAME, ARGS: see python -m benchmarks --help)
+bench: dev ## Run a benchmark (NAME, ARGS: see python -m benchmarks --help)
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 lock: ## Write the lock files anew from pyproject.toml (needs uv)

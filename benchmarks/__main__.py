@@ -11,7 +11,16 @@ from benchmarks import machine
 from benchmarks.report import Benchmark, BenchmarkError, Options, as_json, print_tables
 from streams.errors import StreamsError
 
-NAMES = ("pipeline", "transport", "guarantees", "recovery", "takeover", "memory", "chaos")
+NAMES = (
+    "pipeline",
+    "transport",
+    "guarantees",
+    "recovery",
+    "takeover",
+    "memory",
+    "chaos",
+    "recommend",
+)
 """Each is a module of this package with a function `run`, and `FLAGS` where it takes any of its
 own."""
 
@@ -28,6 +37,25 @@ own."""
     "--guarantee",
     type=click.Choice(("exactly_once", "at_least_once")),
     help="chaos: what the workers promise.",
+)
+@click.option("--data", help="recommend: a set's name, or a file.")
+@click.option(
+    "--topic",
+    type=click.Choice(("clicks", "purchases")),
+    help="recommend: what records of a file are.",
+)
+@click.option(
+    "--columns", help="recommend: columns of a CSV, as in customer=user,item=movie,ts=at."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(("new", "repeat")),
+    help="recommend: whether what a customer has had may be recommended again.",
+)
+@click.option(
+    "--ties",
+    type=click.Choice(("file", "shuffled")),
+    help="recommend: the order of choices of the same time.",
 )
 def main(name: str, quick: bool, seed: int, as_data: bool, **flags: object) -> None:
     """Run the benchmark NAME; the exit status is 1 where the run is not valid."""
