@@ -372,8 +372,10 @@ def test_the_command_tells_every_method_by_name_and_the_best_baseline(tmp_path: 
     path.write_text("user,movie,at\n" + "".join(f"{u},{i},{t}\n" for u, i, t in columns))
     columns_flag = "customer=user,item=movie,ts=at"
     flags = ["--data", str(path), "--columns", columns_flag, "--mode", "repeat"]
-    done = CliRunner().invoke(main, ["recommend", "--json", *flags])
+    picture = tmp_path / "curves.png"
+    done = CliRunner().invoke(main, ["recommend", "--json", *flags, "--plot", str(picture)])
     assert done.exit_code == 0, done.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
     answer = json.loads(done.stdout)
     assert answer["data"] == "ratings"
     assert set(answer["methods"]) == set(MAKERS)

@@ -39,11 +39,12 @@ from benchmarks.recommend.engine import EngineHybrid
 from benchmarks.recommend.factors import BPR, RiverBiasedMF
 from benchmarks.recommend.methods import Maker, Method
 from benchmarks.recommend.neighbours import ItemToItem, OwnAndItemToItem
+from benchmarks.recommend.plot import draw
 from benchmarks.recommend.prequential import evaluate, learning_microseconds
 from benchmarks.recommend.retrained import Retrained, Train, train_als, train_bpr
 from benchmarks.report import BenchmarkError, Options, Report
 
-FLAGS = frozenset({"data", "topic", "columns", "mode", "ties"})
+FLAGS = frozenset({"data", "topic", "columns", "mode", "ties", "plot"})
 OURS = "hybrid"
 SEEDS = 3
 QUICK_SHARE = 0.05
@@ -100,7 +101,10 @@ def run(options: Options) -> Report:
             )
             cost = learning_microseconds(stream, make(stream, seed))
             results[method].append({**figures, "learn_microseconds_per_event": cost})
-    return summarise(stream, repeats, results)
+    report = summarise(stream, repeats, results)
+    if "plot" in options.chosen:
+        draw(report.figures, Path(options.chosen["plot"]), OURS)
+    return report
 
 
 def read(name: str, chosen: Mapping[str, Any], seed: int) -> Stream:
