@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from benchmarks import chaos
 from benchmarks.__main__ import main
-from benchmarks.chaos_plan import steps_of
-from benchmarks.chaos_recovery import Durable, Recoveries
-from benchmarks.chaos_verdict import Verdict
+from benchmarks.chaos.plan import steps_of
+from benchmarks.chaos.recovery import Durable, Recoveries
+from benchmarks.chaos.verdict import Verdict
 from benchmarks.kafka import unavailable
 from benchmarks.report import BenchmarkError, Options
 from streams.guarantee import Guarantee

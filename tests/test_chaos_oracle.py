@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos_facts import (
+from benchmarks.chaos.facts import (
     FORWARDED_HEADER,
     SERIAL_HEADER,
     Deed,
@@ -18,8 +18,8 @@ from benchmarks.chaos_facts import (
     Statement,
     home_of,
 )
-from benchmarks.chaos_oracle import Oracle, Place, Tally
-from benchmarks.chaos_verdict import DAY_MS, Judge, Verdict
+from benchmarks.chaos.oracle import Oracle, Place, Tally
+from benchmarks.chaos.verdict import DAY_MS, Judge, Verdict
 from benchmarks.report import BenchmarkError
 from streams.partitioner import partition_of
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos_facts import EVENT_TOPICS, Deed, Erasure, Parcel, Poison, home_of
-from benchmarks.chaos_plan import AT_STEP, OF_BROKER, Disk, Fault, Kind, Planner, steps_of
-from benchmarks.chaos_power import MortalLoop, PowerCutError
-from benchmarks.chaos_recovery import STALL_SECONDS, Durable, Recoveries
-from benchmarks.chaos_traffic import Traffic
+from benchmarks.chaos.facts import EVENT_TOPICS, Deed, Erasure, Parcel, Poison, home_of
+from benchmarks.chaos.plan import AT_STEP, OF_BROKER, Disk, Fault, Kind, Planner, steps_of
+from benchmarks.chaos.power import MortalLoop, PowerCutError
+from benchmarks.chaos.recovery import STALL_SECONDS, Durable, Recoveries
+from benchmarks.chaos.traffic import Traffic
 from streams.deduplication import WINDOW
 from streams.guarantee import LOCAL_ONLY, Guarantee
 from streams.ports import free_port
@@ -274,7 +274,7 @@ def test_without_power_nothing_goes_on() -> None:
 LONELY = """
 import sys, time
 from pathlib import Path
-from benchmarks.chaos_workers import WorkerProcess
+from benchmarks.chaos.workers import WorkerProcess
 worker = WorkerProcess("w", {"broker": sys.argv[1]}, Path(sys.argv[2]), standby=False)
 worker.start()
 print(worker._popen.pid, flush=True)

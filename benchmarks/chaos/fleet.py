@@ -13,11 +13,11 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from benchmarks.chaos_facts import SOURCE_TOPICS
-from benchmarks.chaos_plan import Disk, Fault, Kind
-from benchmarks.chaos_scene import PARTITIONS, Scene
-from benchmarks.chaos_verdict import Verdict
-from benchmarks.chaos_workers import WorkerProcess
+from benchmarks.chaos.facts import SOURCE_TOPICS
+from benchmarks.chaos.plan import Disk, Fault, Kind
+from benchmarks.chaos.scene import PARTITIONS, Scene
+from benchmarks.chaos.verdict import Verdict
+from benchmarks.chaos.workers import WorkerProcess
 
 LOOK_SECONDS = 0.25
 ANSWER_MS = 5_000

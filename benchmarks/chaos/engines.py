@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.chaos_life import Blow, Doom, Ground, Life
-from benchmarks.chaos_plan import OPENING, Disk, Fault, Kind
-from benchmarks.chaos_scene import PARTITIONS, POLL_SECONDS, Scene
-from benchmarks.chaos_verdict import Verdict
+from benchmarks.chaos.life import Blow, Doom, Ground, Life
+from benchmarks.chaos.plan import OPENING, Disk, Fault, Kind
+from benchmarks.chaos.scene import PARTITIONS, POLL_SECONDS, Scene
+from benchmarks.chaos.verdict import Verdict
 from benchmarks.report import BenchmarkError
 from streams import recovery
 

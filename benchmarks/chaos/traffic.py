@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from benchmarks.chaos_facts import (
+from benchmarks.chaos.facts import (
     EVENT_TOPICS,
     MONEY_UNIT,
     Deed,
@@ -35,7 +35,7 @@ from benchmarks.chaos_facts import (
     Statement,
     home_of,
 )
-from benchmarks.chaos_poison import poison
+from benchmarks.chaos.poison import poison
 
 START_TS_MS = 1_700_000_000_000
 STEP_MS = 5_000

@@ -1,4 +1,4 @@
-"""A worker that ends itself at a step: ``python -m benchmarks.chaos_worker STEP SIGNAL TIMES``.
+"""A worker that ends itself at a step: ``python -m benchmarks.chaos.worker STEP SIGNAL TIMES``.
 
 It is ``crm-streams worker`` with settings from the environment, but for one thing: when the step
 comes for the n-th time, of whatever partition, it sends the signal to itself.

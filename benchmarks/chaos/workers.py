@@ -66,7 +66,7 @@ class WorkerProcess:
         """Start it; with a step, it sends itself the signal when that comes the n-th time."""
         command = ["streams", "worker"]
         if step is not None:
-            command = ["benchmarks.chaos_worker", step, str(number), str(times)]
+            command = ["benchmarks.chaos.worker", step, str(number), str(times)]
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(  # noqa: S603 - a module of this project
                 ["/bin/sh", "-c", _SUPERVISOR, "sh", sys.executable, "-m", *command],

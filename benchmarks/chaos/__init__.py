@@ -21,7 +21,7 @@ that the engine does not share: every customer's counts, sums and times; an insi
 chat; a dead letter for every poison record; lists and alerts with a cause that is one, and each
 once; every customer with a list. It is held against what is found twice: when the engines have
 worked off everything, and when the worker processes have. What counts as lost, applied twice and
-duplicated stands in `benchmarks.chaos_verdict`; recovery is the time from a fault until everything
+duplicated stands in `benchmarks.chaos.verdict`; recovery is the time from a fault until everything
 that was sent before it is durable, and what takes longer than half a minute is a stall.
 """
 
@@ -38,12 +38,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.chaos_engines import Engines
-from benchmarks.chaos_fleet import Fleet
-from benchmarks.chaos_life import Ground
-from benchmarks.chaos_plan import Fault, Planner
-from benchmarks.chaos_recovery import Durable, Recoveries
-from benchmarks.chaos_scene import (
+from benchmarks.chaos.engines import Engines
+from benchmarks.chaos.fleet import Fleet
+from benchmarks.chaos.life import Ground
+from benchmarks.chaos.plan import Fault, Planner
+from benchmarks.chaos.recovery import Durable, Recoveries
+from benchmarks.chaos.scene import (
     EMBEDDED,
     KAFKA,
     PARTITIONS,
@@ -52,9 +52,9 @@ from benchmarks.chaos_scene import (
     chosen_settings,
     running_broker,
 )
-from benchmarks.chaos_sender import Sender
-from benchmarks.chaos_traffic import Traffic
-from benchmarks.chaos_verdict import Verdict
+from benchmarks.chaos.sender import Sender
+from benchmarks.chaos.traffic import Traffic
+from benchmarks.chaos.verdict import Verdict
 from benchmarks.report import BenchmarkError, Options, Report, Spread
 from streams.admin import cluster_id, create_topics, tombstones_ms
 from streams.guarantee import EXACTLY_ONCE, find_guarantee

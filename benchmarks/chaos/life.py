@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from benchmarks.chaos_driver import Driver
-from benchmarks.chaos_facts import SOURCE_TOPICS
-from benchmarks.chaos_power import MortalLoop
+from benchmarks.chaos.driver import Driver
+from benchmarks.chaos.facts import SOURCE_TOPICS
+from benchmarks.chaos.power import MortalLoop
 from benchmarks.report import BenchmarkError
 from state.errors import StateError
 from streams import duties, worker

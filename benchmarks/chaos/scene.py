@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos_facts import SOURCE_TOPICS, home_of
-from benchmarks.chaos_oracle import Oracle
-from benchmarks.chaos_plan import Fault, Kind
-from benchmarks.chaos_recovery import STALL_SECONDS, Durable, Recoveries
-from benchmarks.chaos_sender import Sender
-from benchmarks.chaos_traffic import LATENESS_SECONDS, Traffic
-from benchmarks.chaos_verdict import OUTPUT_TOPICS, Judge, Profile, Verdict
+from benchmarks.chaos.facts import SOURCE_TOPICS, home_of
+from benchmarks.chaos.oracle import Oracle
+from benchmarks.chaos.plan import Fault, Kind
+from benchmarks.chaos.recovery import STALL_SECONDS, Durable, Recoveries
+from benchmarks.chaos.sender import Sender
+from benchmarks.chaos.traffic import LATENESS_SECONDS, Traffic
+from benchmarks.chaos.verdict import OUTPUT_TOPICS, Judge, Profile, Verdict
 from benchmarks.kafka import KafkaBroker, unavailable
 from benchmarks.report import BenchmarkError
 from streams.broker import EmbeddedBroker

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from faust.types import TP
 
-from benchmarks.chaos_facts import SOURCE_TOPICS
+from benchmarks.chaos.facts import SOURCE_TOPICS
 from streams.engine import Engine
 from streams.settings import Settings
 from streams.transport import FETCH_MAX_WAIT_MS, Chunk, cut, interleave

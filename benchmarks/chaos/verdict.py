@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.chaos_facts import Deed, home_of
-from benchmarks.chaos_oracle import Expected, Letter, Place, Record, Tally
+from benchmarks.chaos.facts import Deed, home_of
+from benchmarks.chaos.oracle import Expected, Letter, Place, Record, Tally
 
 SHOWN = 5
 DAY_MS = 86_400_000

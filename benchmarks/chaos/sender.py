@@ -9,9 +9,9 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from benchmarks.chaos_facts import Deed, Erasure, Parcel
-from benchmarks.chaos_recovery import Durable
-from benchmarks.chaos_traffic import Traffic
+from benchmarks.chaos.facts import Deed, Erasure, Parcel
+from benchmarks.chaos.recovery import Durable
+from benchmarks.chaos.traffic import Traffic
 
 log = logging.getLogger(__name__)
 

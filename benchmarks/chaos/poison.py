@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.chaos_facts import EVENT_TOPICS, FORWARDED_HEADER, Poison, home_of
+from benchmarks.chaos.facts import EVENT_TOPICS, FORWARDED_HEADER, Poison, home_of
 
 DECODE, VALIDATE = "decode", "validate"
 TEXT_TOO_LONG = 8_193

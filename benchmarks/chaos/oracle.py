@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from benchmarks.chaos_facts import (
+from benchmarks.chaos.facts import (
     FORWARDED_HEADER,
     MONEY_UNIT,
     SERIAL_HEADER,
