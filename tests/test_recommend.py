@@ -30,6 +30,7 @@ from benchmarks.recommend.methods import Method, Question, Scored
 from benchmarks.recommend.neighbours import ItemToItem, OwnAndItemToItem
 from benchmarks.recommend.prequential import NONE, evaluate, learning_microseconds
 from benchmarks.recommend.retrained import Retrained, train_als, train_bpr
+from benchmarks.recommend.stars import compare
 from benchmarks.report import BenchmarkError
 
 DAY_MS = 86_400_000
@@ -360,6 +361,21 @@ def test_bpr_learns_more_slowly_than_counting_but_learns() -> None:
     again = BPR(stream, 1)
     again.learn(0, len(stream))
     assert first.score(ask(stream)).scores.tolist() == again.score(ask(stream)).scores.tolist()
+
+
+def test_ratings_are_expected_with_less_error_than_by_rivers_factors() -> None:
+    draw = np.random.default_rng(1)
+    minds, fames = draw.normal(0, 0.5, 40), draw.normal(0, 0.5, 60)
+    choices = []
+    for number in range(2_000):
+        who, what = int(draw.integers(40)), int(draw.integers(60))
+        rating = float(
+            np.clip(np.round(3.5 + minds[who] + fames[what] + draw.normal(0, 0.7)), 1, 5)
+        )
+        choices.append(Choice(f"c{who}", f"i{what}", number, None, rating))
+    found = compare(stream_of("films", choices), seed=1)
+    assert found["ours"]["rmse"] < found["river_biased_mf"]["rmse"] < 1.5
+    assert compare(two_tastes(50), seed=1) == {}
 
 
 # The command
