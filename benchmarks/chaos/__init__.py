@@ -50,6 +50,7 @@ from benchmarks.chaos.scene import (
     Broker,
     Scene,
     chosen_settings,
+    keep_statements,
     running_broker,
 )
 from benchmarks.chaos.sender import Sender
@@ -160,6 +161,8 @@ async def _scene(
     chosen = chosen_settings(broker, choice.guarantee)
     settings = Settings(**chosen, data_dir=home / "unused")
     await create_topics(settings)
+    if choice.broker == KAFKA:
+        await keep_statements(settings)
     guarantee = await find_guarantee(settings)
     compile_kernels(settings)
     kept_ms = 0

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
 from benchmarks.chaos.facts import SOURCE_TOPICS, home_of
 from benchmarks.chaos.oracle import Oracle
 from benchmarks.chaos.plan import Fault, Kind
@@ -20,6 +23,7 @@ from benchmarks.report import BenchmarkError
 from streams.broker import EmbeddedBroker
 from streams.reading import read_to_end
 from streams.settings import Settings
+from streams.topics import CUSTOMERS
 
 APP_ID = "chaos"
 PARTITIONS = 4
@@ -80,6 +84,21 @@ def chosen_settings(broker: Broker, guarantee: str | None) -> dict[str, Any]:
     """Return the settings of a run that are not the default's."""
     promised = {} if guarantee is None else {"guarantee": guarantee}
     return {"broker": broker.url, **SMALL, **promised}
+
+
+async def keep_statements(settings: Settings) -> None:
+    """Have Kafka compact nothing of the topic `customers` in a day: the oracle reads all of it."""
+    client = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers())
+    await client.start()
+    try:
+        values = {**CUSTOMERS.config(), "min.compaction.lag.ms": str(86_400_000)}
+        topic = ConfigResource(ConfigResourceType.TOPIC, CUSTOMERS.name, configs=values)
+        for answer in await client.alter_configs([topic]):
+            for code, text, *_ in answer.resources:
+                if code:
+                    raise BenchmarkError(f"the topic customers could not be set up: {text}")
+    finally:
+        await client.close()
 
 
 @dataclass(slots=True)
