@@ -58,7 +58,9 @@ class Delivery:
             self.send()
             if more:
                 engine.wake.set()
-            await asyncio.sleep(0 if more else self._gather(time.perf_counter() - started))
+                await asyncio.sleep(0)
+            else:
+                await pause(engine, self._gather(time.perf_counter() - started))
 
     def _gather(self, turn_seconds: float) -> float:
         """Return how long to wait for more before the next turn.
