@@ -135,7 +135,7 @@ class RatingBiases:
     ...     np.array([5.0, 1.0, 4.0]),
     ... )
     >>> model.predict_many(rows, np.array([bob, bob]), np.array([tea, cup], np.int32)).round(1)
-    array([3.9, 3. ])
+    array([3.5, 3.1])
 
     References
     ----------
