@@ -173,6 +173,12 @@ def check_worker(client: WorkerClient, tally: Tally, last: Sample, seed: int) ->
     for what, count in (("rejected", last.rejected), ("taken for duplicates", last.duplicates)):
         if count:
             problems.append(f"{count:.0f} events {what}")
+    return problems + check_profiles(client, tally, seed)
+
+
+def check_profiles(client: WorkerClient, tally: Tally, seed: int) -> list[str]:
+    """Hold a sample of the worker's profiles against the tally."""
+    problems = []
     names = sorted(tally.customers)
     chosen = np.random.default_rng(seed).permutation(len(names))[:SAMPLED_CUSTOMERS]
     for place in chosen.tolist():

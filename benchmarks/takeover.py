@@ -29,15 +29,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from benchmarks.listener import Heard, ListenerPlan
 from benchmarks.processes import Child, kafka
 from benchmarks.report import BenchmarkError, Options, Report, Spread
-from benchmarks.rounds import SAMPLED_CUSTOMERS, Scale, prepare
+from benchmarks.rounds import Scale, check_profiles, prepare
 from benchmarks.scrape import WorkerClient
 from benchmarks.sender import Plan, Sent
-from benchmarks.tally import check_lists, check_profile
+from benchmarks.tally import check_lists
 from streams.partitioner import partitions_of
 from streams.ports import free_port
 from streams.settings import Settings
@@ -138,11 +137,7 @@ def suffer(
     listener.send_line("stop")
     heard = msgspec.json.decode(listener.read_line(), type=Heard)
     problems = check_lists(sent.tally, set(heard.customers))
-    names = sorted(sent.tally.customers)
-    chosen = np.random.default_rng(options.seed).permutation(len(names))[:SAMPLED_CUSTOMERS]
-    for place in chosen.tolist():
-        profile = heir.client.profile(names[place])
-        problems += check_profile(names[place], sent.tally.customers[names[place]], profile)
+    problems += check_profiles(heir.client, sent.tally, options.seed)
     return outage_of(heard, sent.sent_ms, killed_ms, lost, settings.partitions, problems)
 
 

@@ -190,6 +190,19 @@ def _ends_a_checkpoint(records: Sequence[Any]) -> bool:
     return not records or records[-1].key == PROGRESS_KEY
 
 
+def _consumer(settings: Settings, isolation_level: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers(),
+        client_id=settings.app_id,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level=isolation_level,
+        fetch_max_wait_ms=FETCH_MS,
+        max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+        **settings.client_security(),
+    )
+
+
 async def require_settled(settings: Settings, number: int, bounds: Bounds) -> None:
     """Refuse a changelog whose end is hidden by a transaction, though all its writers are fenced.
 
@@ -203,13 +216,7 @@ async def require_settled(settings: Settings, number: int, bounds: Bounds) -> No
         Where there is such a transaction.
     """
     tp = TopicPartition(CHANGELOG.name_of(settings), number)
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers(),
-        client_id=settings.app_id,
-        enable_auto_commit=False,
-        isolation_level="read_uncommitted",
-        **settings.client_security(),
-    )
+    consumer = _consumer(settings, "read_uncommitted")
     try:
         await consumer.start()
         end = (await consumer.end_offsets([tp]))[tp]
@@ -228,16 +235,7 @@ async def reader_of(
 ) -> AsyncIterator[ChangelogReader]:
     """Open a reader of partition `number` of the changelog."""
     tp = TopicPartition(CHANGELOG.name_of(settings), number)
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers(),
-        client_id=settings.app_id,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        fetch_max_wait_ms=FETCH_MS,
-        max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-        **settings.client_security(),
-    )
+    consumer = _consumer(settings, "read_committed")
     try:
         await consumer.start()
         consumer.assign([tp])

@@ -10,10 +10,24 @@ from benchmarks.recommend.methods import Question, Scored
 from operators.kernel import kernel
 
 FACTORS = 32
+RIVER_FACTORS = 10
 BPR_NEGATIVES = 4
 BPR_RATE = 0.05
 BPR_REGULARISATION = 0.01
 _LIKED = 1.0
+
+
+def tutorial_biased_mf(seed: int) -> BiasedMF:
+    """Return river's model as its tutorial sets it up, having learned nothing."""
+    return BiasedMF(
+        n_factors=RIVER_FACTORS,
+        bias_optimizer=optim.SGD(0.025),
+        latent_optimizer=optim.SGD(0.05),
+        weight_initializer=optim.initializers.Zeros(),
+        latent_initializer=optim.initializers.Normal(mu=0.0, sigma=0.1, seed=seed),
+        l2_bias=0.0,
+        l2_latent=0.0,
+    )
 
 
 class RiverBiasedMF:
@@ -25,18 +39,10 @@ class RiverBiasedMF:
 
     def __init__(self, stream: Stream, seed: int) -> None:
         self._stream = stream
-        self._model = BiasedMF(
-            n_factors=10,
-            bias_optimizer=optim.SGD(0.025),
-            latent_optimizer=optim.SGD(0.05),
-            weight_initializer=optim.initializers.Zeros(),
-            latent_initializer=optim.initializers.Normal(mu=0.0, sigma=0.1, seed=seed),
-            l2_bias=0.0,
-            l2_latent=0.0,
-        )
+        self._model = tutorial_biased_mf(seed)
         # A copy of what it has learned, to score all items at once: asking it writes to it.
         self._biases = np.zeros(len(stream.item_ids))
-        self._vectors = np.zeros((len(stream.item_ids), 10))
+        self._vectors = np.zeros((len(stream.item_ids), RIVER_FACTORS))
 
     def score(self, question: Question) -> Scored:
         """Return the expected ratings but for what is the same for all items."""

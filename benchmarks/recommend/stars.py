@@ -9,10 +9,9 @@ import time
 from typing import Any
 
 import numpy as np
-from river import optim
-from river.reco import BiasedMF
 
 from benchmarks.recommend.data import Stream
+from benchmarks.recommend.factors import tutorial_biased_mf
 from operators.ratings import RatingBiases
 
 BATCH_LINES = 1_000
@@ -51,15 +50,7 @@ def _ours(stream: Stream, rated: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def _rivers(stream: Stream, rated: np.ndarray[Any, Any], seed: int) -> dict[str, float]:
-    model = BiasedMF(
-        n_factors=10,
-        bias_optimizer=optim.SGD(0.025),
-        latent_optimizer=optim.SGD(0.05),
-        weight_initializer=optim.initializers.Zeros(),
-        latent_initializer=optim.initializers.Normal(mu=0.0, sigma=0.1, seed=seed),
-        l2_bias=0.0,
-        l2_latent=0.0,
-    )
+    model = tutorial_biased_mf(seed)
     customers, items = stream.customers[rated].tolist(), stream.items[rated].tolist()
     ratings = stream.ratings[rated].astype(np.float64).tolist()
     squares, lowest, highest, begun = 0.0, 0.0, 0.0, time.perf_counter()
