@@ -251,6 +251,15 @@ def test_popularity_is_how_often_an_item_was_taken(stream: Stream) -> None:
     assert scores / scores.sum() == pytest.approx(weights / weights.sum())
 
 
+def test_a_decayed_count_stays_finite_however_many_lines_are_learned_at_once() -> None:
+    stream = lines(*[("ann", item, None) for item in "tea" * 200])
+    method = Popularity(stream, decay=1e-3)
+    method.learn(0, len(stream))
+    scores = method.score(ask(stream)).scores
+    assert np.isfinite(scores).all()
+    assert scores.argmax() == stream.items[-1]
+
+
 @given(streams)
 def test_own_frequency_is_the_decayed_count_of_what_a_customer_took(stream: Stream) -> None:
     method = OwnFrequency(stream)

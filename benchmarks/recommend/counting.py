@@ -32,9 +32,9 @@ class Popularity:
         for item in self._stream.items[start:end].tolist():
             self._counts[item] += self._one
             self._one *= self._growth
-        if self._one > _TOO_LARGE:
-            self._counts /= self._one
-            self._one = 1.0
+            if self._one > _TOO_LARGE:
+                self._counts /= self._one
+                self._one = 1.0
 
 
 class OwnFrequency:
