@@ -1,185 +1,38 @@
-"""Candidates of one customer and their features: the inner loop of `operators.hybrid`.
-
-Candidates are the best of the items that go with the customer's recent ones, the most popular
-items, and the recent items themselves. Each is described by one number per part.
-"""
-
-import math
-from enum import IntEnum
-from typing import NamedTuple
+"""Candidates of one customer: the best by each of the ways in which an item can be thought of."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.cooccurrence import CooccurrenceState
-from operators.decay import unit_now
+from operators.cooccurrence_rows import CooccurrenceState
 from operators.draws import SIZE
-from operators.factor_kernels import FactorColumns, FactorState, customer_state, dot
-from operators.history import HistoryColumns
-from operators.kernel import kernel
-from operators.popularity import TOP_SIZE, PopularityState, smoothing
-from operators.vocabulary import KeyTable
+from operators.factor_kernels import FactorState
+from operators.kernel import kernel, loose_kernel
+from operators.question import AROUND, CHOICE, COLUMNS, PAIRS, Limits, Parts, Scratch
 
-# Events of an item without neighbours that count as much as popularity does (Dirichlet prior).
-BACK_OFF = 5.0
 BARRED = -1
-RECENT_STEP = 0.8
+# Of the scores by vectors, so many are looked at to guess which are among the best.
+SAMPLE = 1024
 
 
-class Part(IntEnum):
-    """What speaks for an item; also the order of the features."""
-
-    POPULAR = 0
-    """Many customers touch it these days."""
-    ALSO_VIEWED = 1
-    """It goes with an item that the customer touched of late."""
-    TASTE = 2
-    """It lies near the customer's own vector and recent items."""
-    RECENT = 3
-    """The customer touched it of late."""
-
-
-POPULAR, ALSO_VIEWED, TASTE, RECENT = (int(part) for part in Part)
-FEATURES = len(Part)
-
-
-class Parts(NamedTuple):
-    """The state of all parts, for kernels."""
-
-    popularity: PopularityState
-    cooccurrence: CooccurrenceState
-    factors: FactorState
-
-
-class Rows(NamedTuple):
-    """The customers' columns, for kernels."""
-
-    history: HistoryColumns
-    factors: FactorColumns
-
-
-class Limits(NamedTuple):
-    """How many candidates: `also` by co-occurrence, and `popular` ones."""
-
-    also: int
-    popular: int
-
-
-class Scratch(NamedTuple):
-    """Room for the candidates of one customer.
-
-    Attributes
-    ----------
-    places
-        For each item its place in `items` plus one; 0 where it was not met, BARRED where it must
-        not be. All 0 between customers.
-    items, shares, chosen
-        Items met, the weight of each by co-occurrence, and whether it is a candidate.
-    order
-        Shares again, to be partitioned.
-    candidates, candidate_shares, features, scores
-        The candidates, side by side.
-    state
-        The customer's vector.
-    """
-
-    places: NDArray[np.int32]
-    items: NDArray[np.int32]
-    shares: NDArray[np.float64]
-    chosen: NDArray[np.uint8]
-    order: NDArray[np.float64]
-    candidates: NDArray[np.int32]
-    candidate_shares: NDArray[np.float64]
-    features: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    state: NDArray[np.float32]
-
-
-@kernel
-def make_scratch(parts: Parts, known: int, length: int, limits: Limits) -> Scratch:
-    """Room for customers with `length` recent items, while there are up to `known` items."""
-    also = len(parts.cooccurrence.recency) * parts.cooccurrence.neighbours.shape[1]
-    met = also + limits.popular + length
-    kept = limits.also + limits.popular + length
-    return Scratch(
-        np.zeros(known, np.int32),
-        np.empty(met, np.int32),
-        np.empty(met),
-        np.empty(met, np.uint8),
-        np.empty(met),
-        np.empty(kept, np.int32),
-        np.empty(kept),
-        np.empty((kept, FEATURES)),
-        np.empty(kept),
-        np.empty(parts.factors.inputs.shape[1], np.float32),
-    )
-
-
-@kernel
-def mark_items(places: NDArray[np.int32], items: NDArray[np.int32], mark: int) -> None:
-    """Write `mark` to the places of `items`; -1 ends them."""
-    for k in range(len(items)):
-        if items[k] < 0:
-            break
-        if items[k] < len(places):
-            places[items[k]] = mark
-
-
-@kernel
-def context_weight(pairs: CooccurrenceState, context: NDArray[np.int32]) -> float:
-    """Sum of the recency weights of the context's items."""
-    total = 0.0
-    for position in range(min(len(context), len(pairs.recency))):
-        if context[position] < 0:
-            break
-        total += pairs.recency[position]
+@loose_kernel
+def loose_dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    """Inner product, added up in whatever order is quickest."""
+    total = np.float32(0.0)
+    for f in range(len(left)):
+        total += left[f] * right[f]
     return total
 
 
 @kernel
-def meet_neighbours(
-    scratch: Scratch,
-    pairs: CooccurrenceState,
-    barred: NDArray[np.uint8],
-    context: NDArray[np.int32],
-) -> tuple[int, float]:
-    """Meet all neighbours of the context.
-
-    Returns
-    -------
-    met, back_off
-        How many were met, and the share of the probability that is left to popularity.
-    """
-    # Arrays are named outside the loops: taking one out of a tuple costs reference counts.
-    places, items, shares = scratch.places, scratch.items, scratch.shares
-    neighbours, weights = pairs.neighbours, pairs.weights
-    prior = BACK_OFF * unit_now(pairs.clock, pairs.rate)
-    total = context_weight(pairs, context)
-    met = 0
-    back_off = 0.0 if total > 0.0 else 1.0
-    for position in range(min(len(context), len(pairs.recency))):
-        item = context[position]
-        if item < 0:
-            break
-        scale = pairs.recency[position] / total / (pairs.totals[item] + prior)
-        back_off += scale * prior
-        for k in range(neighbours.shape[1]):
-            other = neighbours[item, k]
-            if other < 0:
-                break
-            place = places[other]
-            if place > 0:
-                shares[place - 1] += scale * weights[item, k]
-            elif place == 0 and barred[other] == 0:
-                items[met] = other
-                shares[met] = scale * weights[item, k]
-                met += 1
-                places[other] = met
-    return met, back_off
+def mark_items(places: NDArray[np.int32], items: NDArray[np.int32], mark: int) -> None:
+    """Write `mark` to the places of `items`; -1 is skipped."""
+    for k in range(len(items)):
+        if 0 <= items[k] < len(places):
+            places[items[k]] = mark
 
 
 @kernel
-def kth_largest(values: NDArray[np.float64], count: int, k: int) -> float:
+def kth_largest(values: NDArray[np.float32], count: int, k: int) -> float:
     """Find the k-th largest of the first `count` values, reordering them (Hoare, 1961)."""
     low, high, wanted = 0, count - 1, k - 1
     while low < high:
@@ -204,165 +57,275 @@ def kth_largest(values: NDArray[np.float64], count: int, k: int) -> float:
 
 
 @kernel
-def choose_neighbours(scratch: Scratch, met: int, most: int) -> int:
-    """Choose the `most` items met with the largest shares; returns how many."""
-    items, shares, chosen = scratch.items, scratch.shares, scratch.chosen
-    candidates, candidate_shares = scratch.candidates, scratch.candidate_shares
-    floor = -1.0
-    spare = 0
-    if met > most:
-        scratch.order[:met] = shares[:met]
-        floor = kth_largest(scratch.order, met, most)
-        spare = most
-        for place in range(met):
-            spare -= shares[place] > floor
-    kept = 0
-    for place in range(met):
-        tied = shares[place] == floor and spare > 0
-        chosen[place] = tied or shares[place] > floor
-        if chosen[place] != 0:
-            spare -= tied
-            candidates[kept] = items[place]
-            candidate_shares[kept] = shares[place]
-            kept += 1
-    return kept
+def meet_neighbours(
+    scratch: Scratch,
+    pairs: CooccurrenceState,
+    counts: NDArray[np.float64],
+    events: float,
+    known: int,
+    used: int,
+    smoothing: float,
+    back_off: NDArray[np.float64],
+) -> int:
+    """Meet the neighbours of the context's first `used` items; return how many there are.
+
+    Writes to ``scratch.shares`` what each channel says of them, and to `back_off` what it leaves
+    to popularity.
+    """
+    # Arrays are named outside the loops: taking one out of a tuple costs reference counts.
+    places, met, shares, items = scratch.places, scratch.met, scratch.shares, scratch.context.items
+    keys, weights, totals = pairs.keys, pairs.weights, pairs.totals
+    newest, around = scratch.recency[PAIRS], scratch.recency[AROUND]
+    total, total_around = 0.0, 0.0
+    for k in range(used):
+        total += newest[k]
+        total_around += around[k]
+    back_off[:] = 0.0 if used else 1.0
+    found, half = 0, np.float32(0.5)
+    for k in range(used):
+        item = items[k]
+        share, share_around = np.float32(newest[k] / total), around[k] / total_around
+        next_scale = np.float32(1.0 / (totals[item, 0] + smoothing) if k == 0 else 0.0)
+        forward_scale = np.float32(share / (totals[item, 1] + smoothing))
+        backward_scale = np.float32(share / (totals[item, 2] + smoothing))
+        order_scale = np.float32(share / (totals[item, 3] + smoothing))
+        around_scale = np.float32(share_around / (totals[item, 4] + smoothing))
+        lift_scale = np.float32((events + 1.0) / smoothing)
+        back_off[0] += next_scale * smoothing
+        back_off[1] += forward_scale * smoothing
+        back_off[2] += backward_scale * smoothing
+        back_off[3] += order_scale * smoothing
+        back_off[4] += around_scale * smoothing
+        # Of an int8, a shift is an int8 to numba.
+        size = np.int64(pairs.sizes[item])
+        if size < 0:
+            continue
+        start = pairs.starts[item]
+        for slot in range(start, start + (1 << size)):
+            other = keys[slot] - 1
+            if other < 0 or other >= known:
+                continue
+            place = places[other]
+            if place == BARRED:
+                continue
+            if place == 0:
+                met[found] = other
+                found += 1
+                place = found
+                places[other] = place
+                for column in range(COLUMNS):
+                    shares[place - 1, column] = 0.0
+            place -= 1
+            forward = weights[slot, 1]
+            by_next, by_forward = next_scale * weights[slot, 0], forward_scale * forward
+            by_backward, by_order = (
+                backward_scale * weights[slot, 2],
+                order_scale * weights[slot, 3],
+            )
+            by_around = around_scale * weights[slot, 4]
+            shares[place, 0] += by_next
+            shares[place, 1] += by_forward
+            shares[place, 2] += by_backward
+            shares[place, 3] += by_order
+            shares[place, 4] += by_around
+            shares[place, CHOICE] += (
+                np.float32(0.5) * by_next + by_forward + by_backward + by_order + by_around
+            )
+            if forward > 0.0:
+                shares[place, 5] += share * fast_log(
+                    np.float32(1.0) + forward * lift_scale / (np.float32(counts[other]) + half)
+                )
+    return found
+
+
+@kernel
+def fast_log(value: float) -> float:
+    """Natural logarithm of a number of at least 1, to about one part in a thousand.
+
+    The mantissa m, brought to 0.75..1.5, has ``log m ≈ 2 (r + r³/3)`` with
+    ``r = (m - 1) / (m + 1)``.
+    """
+    mantissa, result = np.float32(value), np.float32(0.0)
+    while mantissa >= np.float32(24.0):
+        mantissa *= np.float32(0.0625)
+        result += np.float32(2.772588722239781)
+    while mantissa >= np.float32(1.5):
+        mantissa *= np.float32(0.5)
+        result += np.float32(0.6931471805599453)
+    ratio = (mantissa - np.float32(1.0)) / (mantissa + np.float32(1.0))
+    return result + ratio * (np.float32(2.0) + np.float32(0.6666667) * ratio * ratio)
 
 
 @kernel
 def choose_item(
-    scratch: Scratch, barred: NDArray[np.uint8], met: int, kept: int, item: int
+    scratch: Scratch, barred: NDArray[np.uint8], found: int, kept: int, item: int
 ) -> tuple[int, int]:
     """Meet and choose one item, unless it is barred or chosen; returns items met, candidates."""
     place = scratch.places[item]
     if place == BARRED or barred[item] != 0:
-        return met, kept
+        return found, kept
     if place == 0:
-        scratch.items[met] = item
-        scratch.shares[met] = 0.0
-        scratch.chosen[met] = 0
-        met += 1
-        scratch.places[item] = met
-        place = met
-    if scratch.chosen[place - 1] == 0:
+        if found == len(scratch.met):
+            return found, kept
+        scratch.met[found] = item
+        scratch.chosen[found] = 0
+        for column in range(COLUMNS):
+            scratch.shares[found, column] = 0.0
+        found += 1
+        scratch.places[item] = found
+        place = found
+    if scratch.chosen[place - 1] == 0 and kept < len(scratch.candidates):
         scratch.chosen[place - 1] = 1
         scratch.candidates[kept] = item
-        scratch.candidate_shares[kept] = scratch.shares[place - 1]
+        scratch.met_places[kept] = place - 1
         kept += 1
-    return met, kept
+    return found, kept
+
+
+@kernel
+def choose_neighbours(
+    scratch: Scratch, barred: NDArray[np.uint8], found: int, most: int
+) -> int:
+    """Choose the `most` available items met with the largest shares; return how many."""
+    order, shares, chosen, met = scratch.order, scratch.shares, scratch.chosen, scratch.met
+    free = 0
+    for place in range(found):
+        chosen[place] = 0
+        if barred[met[place]] == 0:
+            order[free] = shares[place, CHOICE]
+            free += 1
+    floor = np.float32(-1.0)
+    if free > most:
+        floor = np.float32(kth_largest(order, free, most))
+    kept = 0
+    for place in range(found):
+        if kept == most:
+            break
+        if shares[place, CHOICE] >= floor:
+            _, kept = choose_item(scratch, barred, found, kept, met[place])
+    return kept
+
+
+@kernel
+def score_all(factors: FactorState, state: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Score every admitted item by its vector."""
+    outputs, biases = factors.outputs, factors.biases
+    for item in range(min(len(out), factors.sizes[SIZE])):
+        out[item] = loose_dot(state, outputs[item]) + biases[item]
+
+
+@kernel
+def likely_floor(
+    scores: NDArray[np.float32], known: int, most: int, room: NDArray[np.float32]
+) -> float:
+    """Guess from a sample a score that at least `most` of the first `known` exceed."""
+    stride = max(1, known // SAMPLE)
+    count = 0
+    for item in range(0, known, stride):
+        room[count] = scores[item]
+        count += 1
+    wanted = int(most / known * count * 1.3) + 8
+    if wanted >= count:
+        return -np.inf
+    return kth_largest(room, count, wanted)
+
+
+@kernel
+def choose_near(
+    scratch: Scratch, barred: NDArray[np.uint8], known: int, found: int, kept: int, most: int
+) -> tuple[int, int]:
+    """Choose the `most` items with the best scores in ``scratch.near``."""
+    scores, places, room, likely = scratch.near, scratch.places, scratch.order, scratch.likely
+    floor = np.float32(likely_floor(scores, known, most, room))
+    while True:
+        count = 0
+        for item in range(known):
+            if scores[item] >= floor and places[item] != BARRED and barred[item] == 0:
+                room[count] = scores[item]
+                likely[count] = item
+                count += 1
+        if count >= most or floor == -np.inf:
+            break
+        floor = np.float32(-np.inf)
+    if count > most:
+        floor = np.float32(kth_largest(room, count, most))
+    left = most
+    for k in range(count):
+        if left == 0:
+            break
+        if scores[likely[k]] >= floor:
+            left -= 1
+            found, kept = choose_item(scratch, barred, found, kept, likely[k])
+    return found, kept
+
+
+@kernel
+def choose_first(
+    scratch: Scratch,
+    barred: NDArray[np.uint8],
+    items: NDArray[np.int32],
+    found: int,
+    kept: int,
+    most: int,
+) -> tuple[int, int]:
+    """Choose the first `most` of a list that may be chosen; -1 ends it."""
+    left = most
+    for item in items:
+        if left == 0 or item < 0:
+            break
+        if item < len(scratch.places) and scratch.places[item] != BARRED and barred[item] == 0:
+            left -= 1
+            found, kept = choose_item(scratch, barred, found, kept, item)
+    return found, kept
 
 
 @kernel
 def gather(
     scratch: Scratch,
     parts: Parts,
-    context: NDArray[np.int32],
-    excluded: NDArray[np.int32],
-    bought: NDArray[np.int32],
+    known: int,
+    count: int,
+    indexed: NDArray[np.int32],
     limits: Limits,
-) -> tuple[int, float]:
-    """Gather one customer's candidates.
+    back_off: NDArray[np.float64],
+) -> tuple[int, int]:
+    """Gather one customer's candidates; items that must not be are marked BARRED before.
+
+    Parameters
+    ----------
+    known
+        Items there are.
+    count
+        Items of the context.
+    indexed
+        Items that an index of vectors finds near, -1 padded.
+    back_off
+        float64[CHANNELS], written: what the co-occurrences leave to popularity.
 
     Returns
     -------
-    kept, back_off
-        How many candidates there are, and what `meet_neighbours` left to popularity.
+    found, kept
+        Items met, to be cleared with `clear`, and candidates.
     """
-    barred, top, places = parts.popularity.barred, parts.popularity.top, scratch.places
-    mark_items(places, excluded, BARRED)
-    mark_items(places, bought, BARRED)
-    met, back_off = meet_neighbours(scratch, parts.cooccurrence, barred, context)
-    kept = choose_neighbours(scratch, met, limits.also)
-    popular = 0
-    for rank in range(parts.popularity.sizes[TOP_SIZE]):
-        if popular == limits.popular:
-            break
-        popular += places[top[rank]] != BARRED
-        met, kept = choose_item(scratch, barred, met, kept, top[rank])
-    for position in range(len(context)):
-        if context[position] < 0:
-            break
-        met, kept = choose_item(scratch, barred, met, kept, context[position])
-    for place in range(met):
-        places[scratch.items[place]] = 0
-    mark_items(places, excluded, 0)
-    mark_items(places, bought, 0)
-    return kept, back_off
+    barred, top = parts.barred, parts.trends.top
+    used = min(count, limits.context)
+    counts, events = parts.trends.counts, parts.trends.totals[0]
+    found = meet_neighbours(
+        scratch, parts.pairs, counts, events, known, used, limits.smoothing, back_off
+    )
+    kept = choose_neighbours(scratch, barred, found, limits.also)
+    if count > 0 and 0 < known <= limits.scan:
+        score_all(parts.factors, scratch.states[0], scratch.near)
+        found, kept = choose_near(scratch, barred, known, found, kept, limits.near)
+    found, kept = choose_first(scratch, barred, indexed, found, kept, len(indexed))
+    found, kept = choose_first(scratch, barred, top[0], found, kept, limits.popular)
+    found, kept = choose_first(scratch, barred, top[1], found, kept, limits.hot)
+    own = scratch.context.items
+    return choose_first(scratch, barred, own, found, kept, len(own))
 
 
 @kernel
-def describe(
-    scratch: Scratch,
-    parts: Parts,
-    rows: Rows,
-    slot: int,
-    context: NDArray[np.int32],
-    kept: int,
-    back_off: float,
-) -> None:
-    """Fill the features of the candidates, and the customer's vector in ``scratch.state``."""
-    candidates, features, z = scratch.candidates, scratch.features, scratch.state
-    counts, shares = parts.popularity.counts, scratch.candidate_shares
-    outputs, biases = parts.factors.outputs, parts.factors.biases
-    customer_state(parts.factors, rows.factors, slot, context, z)
-    bias = parts.factors.normalizer[0] + rows.factors.biases[slot]
-    prior, total = smoothing(parts.popularity)
-    for k in range(kept):
-        item = candidates[k]
-        share = (counts[item] + prior) / total
-        features[k, POPULAR] = math.log(share)
-        features[k, ALSO_VIEWED] = math.log(shares[k] + back_off * share)
-        features[k, TASTE] = dot(z, outputs[item]) + biases[item] + bias
-        features[k, RECENT] = 0.0
-    weight = 1.0
-    for position in range(len(context)):
-        if context[position] < 0:
-            break
-        for k in range(kept):
-            if candidates[k] == context[position]:
-                features[k, RECENT] = weight
-        weight *= RECENT_STEP
-
-
-@kernel
-def also_viewed_cause(pairs: CooccurrenceState, context: NDArray[np.int32], item: int) -> int:
-    """Return the context item that gives `item` most of its share, or -1."""
-    neighbours, weights = pairs.neighbours, pairs.weights
-    prior = BACK_OFF * unit_now(pairs.clock, pairs.rate)
-    best, cause = 0.0, -1
-    for position in range(min(len(context), len(pairs.recency))):
-        before = context[position]
-        if before < 0:
-            break
-        place = 0
-        while place < neighbours.shape[1] and neighbours[before, place] != item:
-            place += 1
-        if place < neighbours.shape[1]:
-            share = weights[before, place] / (pairs.totals[before] + prior)
-            share *= pairs.recency[position]
-            if share > best:
-                best, cause = share, before
-    return int(cause)
-
-
-@kernel
-def taste_cause(factors: FactorState, context: NDArray[np.int32], item: int) -> int:
-    """Return the context item whose vector speaks most for `item`, or -1."""
-    if item >= factors.sizes[SIZE]:
-        return -1
-    best, cause = 0.0, -1
-    for position in range(min(len(context), len(factors.recency))):
-        before = context[position]
-        if before < 0:
-            break
-        part = factors.recency[position] * dot(factors.inputs[before], factors.outputs[item])
-        if part > best:
-            best, cause = part, before
-    return int(cause)
-
-
-class Everything(NamedTuple):
-    """All that a kernel of the hybrid reads: parts, customers' rows, and the items' key table."""
-
-    parts: Parts
-    rows: Rows
-    table: KeyTable
+def clear(scratch: Scratch, found: int) -> None:
+    """Forget the items met."""
+    for place in range(found):
+        scratch.places[scratch.met[place]] = 0

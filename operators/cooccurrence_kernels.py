@@ -5,129 +5,165 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.decay import advance, forward_weight, merge_clock
+from operators.cooccurrence_rows import (
+    BACKWARD,
+    CHANNELS,
+    FORWARD,
+    HEARD,
+    HISTORY,
+    NEXT,
+    ORDER,
+    Channel,
+    CooccurrenceState,
+    heft,
+    make_room,
+    slot_of,
+)
+from operators.draws import splitmix64
 from operators.kernel import kernel
 
-
-class CooccurrenceState(NamedTuple):
-    """Arrays of `ItemCooccurrence`, for kernels.
-
-    Attributes
-    ----------
-    neighbours
-        int32[capacity, neighbours], items that go with each item, -1 where free (at the end).
-    weights
-        float32[capacity, neighbours], forward-decayed weight of each.
-    totals
-        float64[capacity], weight ever given to each item's neighbours, evicted ones included.
-    clock
-        int64[CLOCK_SIZE], see `operators.decay`.
-    known_weights, known_totals
-        The part of `weights` (of the neighbour that has the place now) and of `totals` that the
-        other replicas have been told of.
-    recency
-        float64[depth], what the context item at each place counts, newest first.
-    rate
-        Decay per millisecond.
-    backward
-        Share of the weight that the context item gets as a neighbour of the event's item.
-    """
-
-    neighbours: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    totals: NDArray[np.float64]
-    clock: NDArray[np.int64]
-    known_weights: NDArray[np.float32]
-    known_totals: NDArray[np.float64]
-    recency: NDArray[np.float64]
-    rate: float
-    backward: float
+__all__ = ["CHANNELS", "Channel", "CooccurrenceState", "learn_order", "learn_pairs"]
 
 
 @kernel
-def least_of(weights: NDArray[np.float32]) -> int:
-    """First place of the least weight."""
-    place, least = 0, weights[0]
-    for other in range(1, len(weights)):
-        if weights[other] < least:
-            place, least = other, weights[other]
-    return place
+def row_end(state: CooccurrenceState, item: int) -> int:
+    """Slot after the last of an item's row; its start where it has none."""
+    start, size = int(state.starts[item]), int(np.int64(state.sizes[item]))
+    return start + (1 << size) if size >= 0 else start
 
 
 @kernel
-def add_pair(
-    neighbours: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    known: NDArray[np.float32],
-    item: int,
-    neighbour: int,
-    weight: float,
-) -> None:
-    """Add `weight` to one neighbour of `item`; a full list gives up its least (Space-Saving).
-
-    What a newcomer inherits is not its own, so it counts for known and is never told.
-    """
-    length = neighbours.shape[1]
-    place = 0
-    while place < length and neighbours[item, place] != neighbour and neighbours[item, place] >= 0:
-        place += 1
-    if place == length:
-        place = least_of(weights[item])
-        known[item, place] = weights[item, place]
-    neighbours[item, place] = neighbour
-    weights[item, place] += np.float32(weight)
-
-
-@kernel
-def scale_pairs(state: CooccurrenceState, factor: float) -> None:
-    """Multiply every weight by `factor`, when the landmark of the decay moves."""
-    for item in range(len(state.totals)):
-        state.totals[item] *= factor
-        state.known_totals[item] *= factor
-        for place in range(state.weights.shape[1]):
-            state.weights[item, place] *= np.float32(factor)
-            state.known_weights[item, place] *= np.float32(factor)
-
-
-@kernel
-def learn_cooccurrence(
-    state: CooccurrenceState, item: int, context: NDArray[np.int32], weight: float, ts_ms: int
-) -> None:
-    """Pair one event's item with the items of its context."""
-    factor = advance(state.clock, ts_ms, state.rate)
-    if factor != 1.0:
-        scale_pairs(state, factor)
-    # Arrays are named outside the loop: taking one out of a tuple costs reference counts.
-    neighbours, weights, totals = state.neighbours, state.weights, state.totals
-    known = state.known_weights
-    recency, capacity = state.recency, len(state.totals)
-    if item < 0 or item >= capacity or weight <= 0.0:
+def forget(state: CooccurrenceState, item: int) -> None:
+    """Halve an item's weights until they are within the horizon."""
+    totals, known_totals = state.totals, state.known_totals
+    passed = max(totals[item, FORWARD] + totals[item, BACKWARD], totals[item, ORDER])
+    factor = 1.0
+    while factor * passed > state.horizon:
+        factor *= 0.5
+    for channel in range(CHANNELS):
+        totals[item, channel] *= factor
+        known_totals[item, channel] *= factor
+    if factor == 1.0:
         return
-    amount = weight * forward_weight(state.clock, ts_ms, state.rate)
-    for position in range(min(len(context), len(recency))):
-        before = context[position]
-        if before < 0:
-            break
-        if before != item and before < capacity:
-            part = amount * recency[position]
-            totals[before] += part
-            add_pair(neighbours, weights, known, before, item, part)
-            if state.backward > 0.0:
-                totals[item] += part * state.backward
-                add_pair(neighbours, weights, known, item, before, part * state.backward)
+    weights, known = state.weights, state.known
+    for slot in range(state.starts[item], row_end(state, item)):
+        for channel in range(CHANNELS):
+            weights[slot, channel] *= np.float32(factor)
+            known[slot, channel] *= np.float32(factor)
 
 
 @kernel
-def learn_cooccurrences(
+def count_given(items: NDArray[np.int32], most: int) -> int:
+    """How many of the first items there are, up to `most`; -1 ends them."""
+    count = 0
+    while count < min(most, len(items)) and items[count] >= 0:
+        count += 1
+    return count
+
+
+@kernel
+def learn_pairs(
+    state: CooccurrenceState,
+    item: int,
+    context: NDArray[np.int32],
+    recency: NDArray[np.float32],
+    weight: float,
+    key: np.uint64,
+) -> None:
+    """Pair one event's item with the items of its context, newest first; -1 ends them."""
+    # Arrays are named outside the loop: taking one out of a tuple costs reference counts.
+    keys, weights, totals = state.keys, state.weights, state.totals
+    starts, sizes, horizon = state.starts, state.sizes, state.horizon
+    capacity = len(totals)
+    if item < 0 or item >= capacity or not weight > 0.0:
+        return
+    amount = min(float(weight), horizon)
+    for position in range(count_given(context, min(len(recency), state.depth))):
+        before = context[position]
+        if before == item or before >= capacity:
+            continue
+        part = amount * recency[position]
+        following = amount * (position == 0)
+        slot = slot_of(keys, starts, sizes, before, item)
+        if slot < 0:
+            slot = make_room(state, before, item, part, key)
+        if slot >= 0:
+            weights[slot, NEXT] += following
+            weights[slot, FORWARD] += part
+            weights[slot, HISTORY] += amount
+        totals[before, NEXT] += following
+        totals[before, FORWARD] += part
+        totals[before, HISTORY] += amount
+        if totals[before, FORWARD] + totals[before, BACKWARD] > horizon:
+            forget(state, before)
+        slot = slot_of(keys, starts, sizes, item, before)
+        if slot < 0:
+            slot = make_room(state, item, before, part, key)
+        if slot >= 0:
+            weights[slot, BACKWARD] += part
+            weights[slot, HISTORY] += amount
+        totals[item, BACKWARD] += part
+        totals[item, HISTORY] += amount
+    if totals[item, FORWARD] + totals[item, BACKWARD] > horizon:
+        forget(state, item)
+
+
+@kernel
+def learn_order(
+    state: CooccurrenceState,
+    item: int,
+    others: NDArray[np.int32],
+    count: int,
+    weight: float,
+    key: np.uint64,
+) -> None:
+    """Pair an item with the first `count` of the others in its order; -1 ends them."""
+    keys, weights, totals = state.keys, state.weights, state.totals
+    starts, sizes, horizon = state.starts, state.sizes, state.horizon
+    capacity = len(totals)
+    if item < 0 or item >= capacity or not weight > 0.0:
+        return
+    amount = min(float(weight), horizon)
+    for position in range(count_given(others, count)):
+        other = others[position]
+        if other == item or other >= capacity:
+            continue
+        for row, neighbour in ((other, item), (item, other)):
+            slot = slot_of(keys, starts, sizes, row, neighbour)
+            if slot < 0:
+                slot = make_room(state, row, neighbour, amount, key)
+            if slot >= 0:
+                weights[slot, ORDER] += amount
+            totals[row, ORDER] += amount
+            if totals[row, ORDER] > horizon:
+                forget(state, row)
+
+
+@kernel
+def learn_pairs_many(
     state: CooccurrenceState,
     items: NDArray[np.int32],
     contexts: NDArray[np.int32],
+    recency: NDArray[np.float32],
     weights: NDArray[np.float32],
-    ts_ms: NDArray[np.int64],
+    event_keys: NDArray[np.uint64],
 ) -> None:
-    """Learn many events, one after another."""
+    """Learn many events' contexts, one after another."""
     for i in range(len(items)):
-        learn_cooccurrence(state, items[i], contexts[i], weights[i], ts_ms[i])
+        learn_pairs(state, items[i], contexts[i], recency, weights[i], event_keys[i])
+
+
+@kernel
+def learn_orders_many(
+    state: CooccurrenceState,
+    items: NDArray[np.int32],
+    others: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    event_keys: NDArray[np.uint64],
+) -> None:
+    """Learn many lines' orders, one after another."""
+    for i in range(len(items)):
+        learn_order(state, items[i], others[i], others.shape[1], weights[i], event_keys[i])
 
 
 class PairsDelta(NamedTuple):
@@ -138,95 +174,105 @@ class PairsDelta(NamedTuple):
     ends: NDArray[np.int64]
     neighbours: NDArray[np.int32]
     weights: NDArray[np.float32]
-    clock: NDArray[np.int64]
+
+
+@kernel
+def is_touched(totals: NDArray[np.float64], known_totals: NDArray[np.float64], item: int) -> bool:
+    """Whether an item has learned since it was last taken; whatever it learns adds to these two."""
+    return bool(
+        totals[item, HISTORY] != known_totals[item, HISTORY]
+        or totals[item, ORDER] != known_totals[item, ORDER]
+    )
+
+
+@kernel
+def has_gained(weights: NDArray[np.float32], known: NDArray[np.float32], slot: int) -> bool:
+    """Whether a neighbour weighs more than the other replicas were told."""
+    gained = False
+    for channel in range(CHANNELS):
+        gained |= weights[slot, channel] > known[slot, channel]
+    return gained
 
 
 @kernel
 def count_added(state: CooccurrenceState) -> tuple[int, int]:
-    """How many items have gained weight since they were last taken, and neighbours of these."""
-    weights, known = state.weights, state.known_weights
+    """How many items have learned since they were last taken, and neighbours of these."""
+    weights, known = state.weights, state.known
+    totals, known_totals = state.totals, state.known_totals
     items, pairs = 0, 0
-    for item in range(len(state.totals)):
-        if state.totals[item] != state.known_totals[item]:
+    for item in range(len(totals)):
+        if is_touched(totals, known_totals, item):
             items += 1
-            for place in range(weights.shape[1]):
-                pairs += weights[item, place] > known[item, place]
+            for slot in range(state.starts[item], row_end(state, item)):
+                pairs += has_gained(weights, known, slot)
     return items, pairs
 
 
 @kernel
 def take_added(state: CooccurrenceState, delta: PairsDelta) -> None:
     """Write what `count_added` counted to `delta`; then it is known."""
-    weights, known, neighbours = state.weights, state.known_weights, state.neighbours
+    keys, weights, known = state.keys, state.weights, state.known
+    totals, known_totals = state.totals, state.known_totals
+    neighbours, gained = delta.neighbours, delta.weights
     items, pairs = 0, 0
-    for item in range(len(state.totals)):
-        if state.totals[item] != state.known_totals[item]:
-            for place in range(weights.shape[1]):
-                if weights[item, place] > known[item, place]:
-                    delta.neighbours[pairs] = neighbours[item, place]
-                    delta.weights[pairs] = weights[item, place] - known[item, place]
-                    pairs += 1
-                known[item, place] = weights[item, place]
-            delta.items[items] = item
-            delta.totals[items] = state.totals[item] - state.known_totals[item]
-            delta.ends[items] = pairs
-            state.known_totals[item] = state.totals[item]
-            items += 1
-    delta.clock[:] = state.clock
+    for item in range(len(totals)):
+        if not is_touched(totals, known_totals, item):
+            continue
+        for slot in range(state.starts[item], row_end(state, item)):
+            if has_gained(weights, known, slot):
+                neighbours[pairs] = keys[slot] - 1
+                for channel in range(CHANNELS):
+                    more = weights[slot, channel] - known[slot, channel]
+                    gained[pairs, channel] = max(more, np.float32(0.0))
+                pairs += 1
+            known[slot, :] = weights[slot, :]
+        delta.items[items] = item
+        delta.ends[items] = pairs
+        for channel in range(CHANNELS):
+            more_in_all = totals[item, channel] - known_totals[item, channel]
+            delta.totals[items, channel] = max(more_in_all, 0.0)
+        known_totals[item, :] = totals[item, :]
+        items += 1
 
 
 @kernel
-def add_row(
-    neighbours: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    known: NDArray[np.float32],
-    added: NDArray[np.int32],
-    gained: NDArray[np.floating],
-    places: NDArray[np.int32],
+def add_neighbour(
+    state: CooccurrenceState,
+    item: int,
+    neighbour: int,
+    gained: NDArray[np.float32],
+    pair: int,
+    key: np.uint64,
 ) -> None:
-    """Add to one item's list as `add_pair` does, one after another, and take it for known.
-
-    `places` has room for every item and is all 0; here it holds each neighbour's place plus one.
-    """
-    used = 0
-    while used < len(neighbours) and neighbours[used] >= 0:
-        places[neighbours[used]] = used + 1
-        used += 1
-    for k in range(len(added)):
-        if added[k] < 0 or added[k] >= len(places):
-            continue
-        place = places[added[k]] - 1
-        if place < 0:
-            place = used
-            if used < len(neighbours):
-                used += 1
-            else:
-                place = least_of(weights)
-                places[neighbours[place]] = 0
-                known[place] = weights[place]
-            neighbours[place] = added[k]
-            places[added[k]] = place + 1
-        weights[place] += np.float32(gained[k])
-        known[place] += np.float32(gained[k])
-    for place in range(used):
-        places[neighbours[place]] = 0
+    """Add what another replica added to one neighbour, and take it for known."""
+    weights, known = state.weights, state.known
+    slot = slot_of(state.keys, state.starts, state.sizes, item, neighbour)
+    if slot < 0:
+        slot = make_room(state, item, neighbour, heft(gained, pair), key)
+    if slot >= 0:
+        for channel in range(CHANNELS):
+            weights[slot, channel] += gained[pair, channel]
+            known[slot, channel] += gained[pair, channel]
 
 
 @kernel
 def add_pairs(state: CooccurrenceState, delta: PairsDelta) -> None:
-    """Add what another replica added by its own clock."""
-    factor, theirs = merge_clock(state.clock, delta.clock, state.rate)
-    if factor != 1.0:
-        scale_pairs(state, factor)
-    neighbours, weights, known = state.neighbours, state.weights, state.known_weights
-    gained = delta.weights * theirs
-    places = np.zeros(len(state.totals), np.int32)
+    """Add what another replica added."""
+    totals, known_totals = state.totals, state.known_totals
+    neighbours, gained = delta.neighbours, delta.weights
+    capacity = len(totals)
+    # Else a pair that was heard of again and again would meet the same draw each time.
+    key = splitmix64(np.uint64(state.pool[HEARD]))
+    state.pool[HEARD] += 1
     start = 0
     for k in range(len(delta.items)):
         item, end = delta.items[k], delta.ends[k]
-        if 0 <= item < len(places):
-            state.totals[item] += delta.totals[k] * theirs
-            state.known_totals[item] += delta.totals[k] * theirs
-            added = delta.neighbours[start:end]
-            add_row(neighbours[item], weights[item], known[item], added, gained[start:end], places)
+        if 0 <= item < capacity:
+            for channel in range(CHANNELS):
+                totals[item, channel] += delta.totals[k, channel]
+                known_totals[item, channel] += delta.totals[k, channel]
+            for pair in range(start, end):
+                if 0 <= neighbours[pair] < capacity and neighbours[pair] != item:
+                    add_neighbour(state, item, neighbours[pair], gained, pair, key)
+            forget(state, item)
         start = end

@@ -196,21 +196,24 @@ class Sums:
 
 
 class Steps(NamedTuple):
-    """How parameters step by Adagrad: what tells whether replicas overshoot together.
+    """How parameters step by Adagrad or its like: what tells whether replicas overshoot together.
 
     Attributes
     ----------
     rate
         Learning rate.
     first
-        What is added to the sum of squares under the root.
+        What is added to the sum of squares before the power is taken.
     together
         How many parameters step down the gradient of one score at once, at least 1.
+    power
+        Of the sum of squares, by which steps shrink: 1/2 is Adagrad's.
     """
 
     rate: float
     first: float
     together: float
+    power: float = 0.5
 
 
 @kernel
@@ -239,9 +242,10 @@ def take_rows(
     for k in range(len(rows)):
         row = rows[k]
         now, before = first + squares[row], first + known_squares[row]
-        relaxed = math.sqrt(steps.first + squares[row])
-        relaxed -= math.sqrt(steps.first + known_squares[row])
-        relaxed *= 2.0 * steps.rate * steps.together
+        left = 1.0 - steps.power
+        relaxed = (steps.first + squares[row]) ** left
+        relaxed -= (steps.first + known_squares[row]) ** left
+        relaxed *= steps.rate * steps.together / left
         share = held_back(relaxed, replicas, before, now - before)
         for f in range(values.shape[1]):
             if share < 1.0:
@@ -297,7 +301,7 @@ class Precisions:
     it. With `steps` they do not: a row whose sum of squares grew from G to G' has come nearer to
     where its gradient vanishes by about
 
-        ``ρ = 2 · rate · together · (√(first + G') - √(first + G))``
+        ``ρ = rate · together / (1 - power) · ((first + G')^(1 - power) - (first + G)^(1 - power))``
 
     e-foldings (Adagrad's step times the Fisher information, summed), so all n replicas' records
     are good for the share ``1 - exp(-n ρ)`` of the way, and not for more. Where the sum would be

@@ -18,8 +18,14 @@ from operators.kernel import kernel
 
 Vector = NDArray[np.float32]
 
-# Adagrad starts as if it had seen this squared gradient, so that first steps are not jumps.
-FIRST_SQUARES = 0.01
+# Steps start as if this squared gradient had been seen, so that first ones are not jumps.
+FIRST_SQUARES = 3e-4
+# Of the sum of squared gradients, by which steps shrink. Adagrad's is 1/2.
+STEP_POWER = 0.25
+# A customer's own vector steps by this share of the learning rate: their items say more.
+CUSTOMER_SHARE = 0.5
+# And an item's bias by so much more: it is one number.
+BIAS_SHARE = 2.0
 
 
 class FactorColumns(NamedTuple):
@@ -39,7 +45,7 @@ class FactorState(NamedTuple):
     inputs, outputs, biases
         float32 (capacity, factors), the same, and (capacity,).
     input_squares, output_squares, bias_squares
-        float32[capacity], Adagrad's sums of mean squared gradients.
+        float32[capacity], sums of mean squared gradients, by which steps shrink.
     normalizer
         float64[2], the shared offset b_0 and its sum of squares.
     drawn_from
@@ -115,6 +121,8 @@ def recency_total(recency: Vector, known: int, context: NDArray[np.int32]) -> fl
     """Sum of the unnormalised weights of the context's usable items."""
     total = 0.0
     for position in range(min(len(context), len(recency))):
+        if recency[position] <= 0.0:
+            break
         if 0 <= context[position] < known:
             total += recency[position]
     return total
@@ -136,6 +144,8 @@ def blend(
     total = recency_total(recency, known, context)
     for position in range(min(len(context), len(recency))):
         item = context[position]
+        if recency[position] <= 0.0:
+            break
         if 0 <= item < known:
             share = np.float32(recency[position] / total)
             for f in range(len(out)):
@@ -148,11 +158,12 @@ def customer_state(
     columns: FactorColumns,
     slot: int,
     context: NDArray[np.int32],
+    recency: Vector,
     out: Vector,
 ) -> None:
-    """Write one customer's z to `out`."""
+    """Write one customer's z to `out`; `recency` weighs the context."""
     known = state.sizes[SIZE]
-    blend(columns.vectors, slot, state.inputs, state.recency, known, context, out)
+    blend(columns.vectors, slot, state.inputs, recency, known, context, out)
 
 
 @kernel
@@ -192,9 +203,9 @@ def softmax_residuals(
 
 
 @kernel
-def adagrad_rate(rate: float, squares: float) -> float:
-    """Step of Adagrad for a parameter with this sum of squared gradients."""
-    return rate / math.sqrt(FIRST_SQUARES + squares)
+def step_rate(rate: float, squares: float) -> float:
+    """Step of a parameter with this sum of squared gradients."""
+    return rate / math.sqrt(math.sqrt(FIRST_SQUARES + squares))
 
 
 @kernel
@@ -217,7 +228,7 @@ def update_outputs(
     for k in range(count):
         item, residual = items[k], residuals[k]
         squares[item] += residual * residual * scale
-        step = np.float32(adagrad_rate(rate, squares[item]) * residual)
+        step = np.float32(step_rate(rate, squares[item]) * residual)
         share = np.float32(residual)
         for f in range(len(z)):
             gradient[f] += share * outputs[item, f]
@@ -237,7 +248,7 @@ def update_biases(
     for k in range(count):
         item, residual = items[k], residuals[k]
         squares[item] += residual * residual
-        biases[item] -= adagrad_rate(rate, squares[item]) * residual
+        biases[item] -= step_rate(rate, squares[item]) * residual
 
 
 @kernel
@@ -255,10 +266,12 @@ def update_inputs(
     square = dot(gradient, gradient) / len(gradient)
     for position in range(min(len(context), len(recency))):
         item = context[position]
+        if recency[position] <= 0.0:
+            break
         if 0 <= item < known:
             share = recency[position] / total
             squares[item] += share * share * square
-            step = np.float32(adagrad_rate(rate, squares[item]) * share)
+            step = np.float32(step_rate(rate, squares[item]) * share)
             for f in range(len(gradient)):
                 inputs[item, f] -= step * gradient[f]
 
@@ -277,7 +290,7 @@ def update_customer(
     for f in range(len(gradient)):
         gradient[f] += pull * vectors[slot, f]
     squares[slot] += dot(gradient, gradient) / len(gradient)
-    step = np.float32(adagrad_rate(rate, squares[slot]))
+    step = np.float32(step_rate(rate, squares[slot]))
     for f in range(len(gradient)):
         vectors[slot, f] -= step * gradient[f]
 
@@ -287,10 +300,10 @@ def update_normalizer(state: FactorState, columns: FactorColumns, slot: int, slo
     """Step the offset that all customers share, and the customer's own."""
     offset, rate = state.normalizer, state.learning_rate
     offset[1] += slope * slope
-    offset[0] -= adagrad_rate(rate, offset[1]) * slope
+    offset[0] -= step_rate(rate, offset[1]) * slope
     slope += state.regularization * columns.biases[slot]
     columns.bias_squares[slot] += slope * slope
-    columns.biases[slot] -= adagrad_rate(rate, columns.bias_squares[slot]) * slope
+    columns.biases[slot] -= step_rate(rate, columns.bias_squares[slot]) * slope
 
 
 @kernel
@@ -313,10 +326,11 @@ def learn_factors(
     item: int,
     weight: float,
     context: NDArray[np.int32],
+    recency: Vector,
     event_key: np.uint64,
     scratch: Scratch,
 ) -> None:
-    """Take the step of one event."""
+    """Take the step of one event; `recency` weighs the context, newest first."""
     # Arrays are passed one by one: passing a tuple on costs a reference count per array.
     sizes, known, rate = state.sizes, state.sizes[SIZE], state.learning_rate
     if item < 0 or item >= known or weight <= 0.0:
@@ -327,7 +341,7 @@ def learn_factors(
         scratch.state,
         scratch.gradient,
     )
-    outputs, inputs, recency, vectors = state.outputs, state.inputs, state.recency, columns.vectors
+    outputs, inputs, vectors = state.outputs, state.inputs, columns.vectors
     items[0] = item
     # Mixed once more, or events with neighbouring keys would share all draws but one.
     base = splitmix64(state.seed ^ event_key)
@@ -340,9 +354,18 @@ def learn_factors(
         for k in range(count):
             residuals[k] *= weight
         update_outputs(outputs, state.output_squares, scratch, count, rate)
-        update_biases(state.biases, state.bias_squares, items, residuals, count, rate)
+        update_biases(
+            state.biases, state.bias_squares, items, residuals, count, rate * BIAS_SHARE
+        )
         update_inputs(inputs, state.input_squares, recency, known, context, gradient, rate)
-        update_customer(vectors, columns.vector_squares, slot, gradient, rate, state.regularization)
+        update_customer(
+            vectors,
+            columns.vector_squares,
+            slot,
+            gradient,
+            rate * CUSTOMER_SHARE,
+            state.regularization,
+        )
         update_normalizer(state, columns, slot, slope * weight)
     remember_draw(state.drawn_from, state.drawn_counts, sizes, item)
     state.fresh[state.learned[0] % len(state.fresh)] = item
@@ -363,7 +386,15 @@ def learn_factors_many(
     scratch = make_scratch(state)
     for i in range(len(slots)):
         learn_factors(
-            state, columns, slots[i], items[i], weights[i], contexts[i], event_keys[i], scratch
+            state,
+            columns,
+            slots[i],
+            items[i],
+            weights[i],
+            contexts[i],
+            state.recency,
+            event_keys[i],
+            scratch,
         )
 
 
@@ -379,7 +410,7 @@ def score_factors_many(
     scores = np.empty(candidates.shape, np.float32)
     z = np.empty(state.inputs.shape[1], np.float32)
     for i in range(len(slots)):
-        customer_state(state, columns, slots[i], contexts[i], z)
+        customer_state(state, columns, slots[i], contexts[i], state.recency, z)
         bias = state.normalizer[0] + columns.biases[slots[i]]
         for j in range(candidates.shape[1]):
             item = candidates[i, j]

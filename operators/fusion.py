@@ -1,4 +1,4 @@
-"""How much to believe each part of a recommender, learned from what customers then chose."""
+"""How much to believe each feature of a candidate, learned from what customers then chose."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 from operators.arrays import load_into
 from operators.batches import require_lengths
 from operators.deltas import Expected, Precisions, Steps, require_delta, require_within
+from operators.draws import splitmix64
 from operators.errors import ParameterError, require_finite
 from operators.kernel import kernel
+from operators.trends import POSITIONS
 
-BUCKETS = 6
+GAPS = 10
+ROWS = 1 + POSITIONS + GAPS
 # Adagrad starts as if it had seen this squared gradient.
 FIRST_SQUARES = 1.0
+# An order teaches as much as this many single choices, at most.
+MOST_PER_ORDER = 3
+_HIDDEN_SCALE, _OUTPUT_SCALE = 0.3, 0.05
 
 
 class FusionState(NamedTuple):
@@ -24,50 +30,111 @@ class FusionState(NamedTuple):
     Attributes
     ----------
     weights
-        float64[1 + BUCKETS, features]: the weights that all customers share, then what each
-        bucket adds to them.
+        float64[ROWS, features]: the weights that all customers share, then what each length of
+        the history and each time since the last event add to them.
     squares
         float64 of the same shape, Adagrad's sums of squared gradients.
-    learning_rate
-        Adagrad's step.
+    hidden, hidden_squares
+        float64[units, features + 2]: of each unit its input weights, bias, and output weight; and
+        the same of Adagrad's sums.
+    learning_rate, hidden_rate
+        Adagrad's steps.
     """
 
     weights: NDArray[np.float64]
     squares: NDArray[np.float64]
+    hidden: NDArray[np.float64]
+    hidden_squares: NDArray[np.float64]
     learning_rate: float
+    hidden_rate: float
+
+
+class Blend(NamedTuple):
+    """Room for the candidates of one question.
+
+    Attributes
+    ----------
+    weights
+        float32[features], the linear weights in use.
+    activations
+        float32[units, candidates].
+    scores
+        float64[candidates].
+    """
+
+    weights: NDArray[np.float32]
+    activations: NDArray[np.float32]
+    scores: NDArray[np.float64]
 
 
 @kernel
-def history_bucket(context: NDArray[np.int32]) -> int:
-    """Bucket of a customer by the items of their -1 padded context.
+def make_blend(state: FusionState, most: int) -> Blend:
+    """Room for up to `most` candidates."""
+    return Blend(
+        np.empty(state.weights.shape[1], np.float32),
+        np.empty((len(state.hidden), most), np.float32),
+        np.empty(most),
+    )
 
-    0, 1, 2-3, 4-7, 8-15, 16 and more.
-    """
-    count = 0
-    while count < len(context) and context[count] >= 0:
-        count += 1
-    bucket = 0
-    while count > 0 and bucket < BUCKETS - 1:
-        count //= 2
-        bucket += 1
-    return bucket
+
+@kernel
+def gap_bucket(seconds: float) -> int:
+    """Bucket of the time since a customer's last event: e-folding twice per bucket, 0..GAPS-1."""
+    return min(GAPS - 1, int(math.log(1.0 + max(seconds, 0.0)) / 2.0))
 
 
 @kernel
 def fuse(
     state: FusionState,
-    bucket: int,
-    features: NDArray[np.float64],
+    position: int,
+    gap: int,
+    features: NDArray[np.float32],
     count: int,
-    out: NDArray[np.float64],
+    blend: Blend,
 ) -> None:
-    """Write the score of each of the first `count` candidates to `out`."""
-    weights = state.weights[0] + state.weights[1 + bucket]
+    """Score the first `count` candidates of ``features`` (features, candidates)."""
+    weights, scores, activations = blend.weights, blend.scores, blend.activations
+    inputs = len(weights)
+    for f in range(inputs):
+        weights[f] = np.float32(
+            state.weights[0, f]
+            + state.weights[1 + position, f]
+            + state.weights[1 + POSITIONS + gap, f]
+        )
     for k in range(count):
-        total = 0.0
-        for f in range(len(weights)):
-            total += weights[f] * features[k, f]
-        out[k] = total
+        scores[k] = 0.0
+    for f in range(inputs):
+        weight = weights[f]
+        for k in range(count):
+            scores[k] += weight * features[f, k]
+    hidden = state.hidden
+    for unit in range(len(hidden)):
+        bias = np.float32(hidden[unit, inputs])
+        for k in range(count):
+            activations[unit, k] = bias
+        for f in range(inputs):
+            weight = np.float32(hidden[unit, f])
+            for k in range(count):
+                activations[unit, k] += weight * features[f, k]
+        output = np.float32(hidden[unit, inputs + 1])
+        for k in range(count):
+            activations[unit, k] = max(activations[unit, k], np.float32(0.0))
+            scores[k] += output * activations[unit, k]
+
+
+@kernel
+def slopes_at(
+    state: FusionState, blend: Blend, candidate: int, out: NDArray[np.float64]
+) -> None:
+    """Write by how much one candidate's score grows with each of its features."""
+    inputs = len(blend.weights)
+    for f in range(inputs):
+        out[f] = blend.weights[f]
+    for unit in range(len(state.hidden)):
+        if blend.activations[unit, candidate] > 0.0:
+            output = state.hidden[unit, inputs + 1]
+            for f in range(inputs):
+                out[f] += output * state.hidden[unit, f]
 
 
 @kernel
@@ -85,71 +152,137 @@ def softmax_in_place(values: NDArray[np.float64], count: int) -> None:
 
 
 @kernel
+def step_down(
+    values: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    row: int,
+    column: int,
+    gradient: float,
+    rate: float,
+) -> None:
+    """Take Adagrad's step of one number."""
+    squares[row, column] += gradient * gradient
+    values[row, column] -= rate / math.sqrt(FIRST_SQUARES + squares[row, column]) * gradient
+
+
+@kernel
 def learn_choice(
     state: FusionState,
-    bucket: int,
-    features: NDArray[np.float64],
-    probabilities: NDArray[np.float64],
+    position: int,
+    gap: int,
+    features: NDArray[np.float32],
+    residuals: NDArray[np.float64],
     count: int,
-    target: int,
+    blend: Blend,
 ) -> None:
-    """Take one step, given the present weights' probabilities of the candidates."""
-    for f in range(features.shape[1]):
-        gradient = -features[target, f]
+    """Take one step; `residuals` are the derivatives of the loss by each candidate's score.
+
+    `blend` is as `fuse` left it. The hidden units step by the gradient at the old weights.
+    """
+    inputs = state.weights.shape[1]
+    for f in range(inputs):
+        gradient = 0.0
         for k in range(count):
-            gradient += probabilities[k] * features[k, f]
-        for row in (0, 1 + bucket):
-            state.squares[row, f] += gradient * gradient
-            rate = state.learning_rate / math.sqrt(FIRST_SQUARES + state.squares[row, f])
-            state.weights[row, f] -= rate * gradient
+            gradient += residuals[k] * features[f, k]
+        for row in (0, 1 + position, 1 + POSITIONS + gap):
+            step_down(state.weights, state.squares, row, f, gradient, state.learning_rate)
+    hidden, squares, rate = state.hidden, state.hidden_squares, state.hidden_rate
+    for unit in range(len(hidden)):
+        active = blend.activations[unit]
+        output = hidden[unit, inputs + 1]
+        of_output, of_bias = 0.0, 0.0
+        for k in range(count):
+            of_output += residuals[k] * active[k]
+            if active[k] > 0.0:
+                of_bias += residuals[k] * output
+        for f in range(inputs):
+            gradient = 0.0
+            for k in range(count):
+                if active[k] > 0.0:
+                    gradient += residuals[k] * features[f, k]
+            step_down(hidden, squares, unit, f, gradient * output, rate)
+        step_down(hidden, squares, unit, inputs, of_bias, rate)
+        step_down(hidden, squares, unit, inputs + 1, of_output, rate)
+
+
+@kernel
+def take_residuals(
+    probabilities: NDArray[np.float64], targets: NDArray[np.int64], count: int
+) -> None:
+    """Turn probabilities into the derivatives of the loss of `count` choices, in place."""
+    share = 1.0 / count
+    for k in range(count):
+        probabilities[targets[k]] -= share
 
 
 @kernel
 def learn_choices(
     state: FusionState,
-    buckets: NDArray[np.int64],
-    features: NDArray[np.float64],
+    features: NDArray[np.float32],
+    positions: NDArray[np.int64],
+    gaps: NDArray[np.int64],
     targets: NDArray[np.int64],
 ) -> None:
-    """Take one step per choice, one after another."""
-    probabilities = np.empty(features.shape[1])
-    count = features.shape[1]
+    """Take one step per choice, in turn."""
+    count = features.shape[2]
+    blend = make_blend(state, count)
+    target = np.empty(1, np.int64)
     for i in range(len(targets)):
-        if 0 <= targets[i] < count:
-            fuse(state, buckets[i], features[i], count, probabilities)
-            softmax_in_place(probabilities, count)
-            learn_choice(state, buckets[i], features[i], probabilities, count, targets[i])
+        if not 0 <= targets[i] < count:
+            continue
+        fuse(state, positions[i], gaps[i], features[i], count, blend)
+        softmax_in_place(blend.scores, count)
+        target[0] = targets[i]
+        take_residuals(blend.scores, target, 1)
+        learn_choice(state, positions[i], gaps[i], features[i], blend.scores, count, blend)
+
+
+@kernel
+def score_choices(
+    state: FusionState,
+    features: NDArray[np.float32],
+    positions: NDArray[np.int64],
+    gaps: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Score many questions' candidates."""
+    scores = np.empty((len(features), features.shape[2]))
+    blend = make_blend(state, features.shape[2])
+    for i in range(len(features)):
+        fuse(state, positions[i], gaps[i], features[i], features.shape[2], blend)
+        scores[i] = blend.scores
+    return scores
 
 
 class ListwiseFusion:
-    """A log-linear pool of experts, fitted online to choices from lists of candidates.
+    """Joins the features of candidates into one score; learned by a listwise softmax.
 
-    A candidate k with features x_k (log-probabilities, or scores, by each part) gets
+    The score of a candidate with features f, for a customer with a history of length l whose last
+    event is g ago, is linear with weights of three parts, plus one layer of rectified units:
 
-        ``s_k = (v + v_b) · x_k``
+        ``s = (w + w_l + w_g) · f + Σ_h v_h · max(0, u_h · f + b_h)``
 
-    with weights v shared by all customers and v_b of the customer's bucket b of history lengths
-    (`history_bucket`). When the customer then chooses candidate t, both step by Adagrad down the
-    gradient of the listwise loss ``-log softmax(s)_t``,
-
-        ``Σ_k softmax(s)_k · x_k - x_t``.
-
-    The weights start at a prior that ranks sensibly before anything is learned.
+    A choice among candidates lowers ``-log( exp(s_chosen) / Σ exp(s) )`` by a step of Adagrad.
+    With logarithms of probabilities for features the linear part is a weighted product of
+    experts: it starts from `prior` weights, so that it ranks sensibly before anything is learned.
 
     Parameters
     ----------
     prior
         Weight of each feature before learning; their number is the number of features.
-    learning_rate
-        Adagrad's step, above 0.
+    learning_rate, hidden_rate
+        Adagrad's steps of the linear part and of the layer, above 0.
+    hidden_units
+        At least 0.
+    seed
+        Of the layer's first weights.
 
     Examples
     --------
     >>> fusion = ListwiseFusion([0.5, 0.5])
-    >>> features = np.array([[[0.0, -1.0], [-1.0, 0.0]]] * 200)
-    >>> buckets = np.zeros(200, np.int64)
-    >>> fusion.learn_many(features, buckets, np.ones(200, np.int64))
-    >>> fusion.score_many(features[:1], buckets[:1]).argmax(axis=1).tolist()
+    >>> features = np.array([[[0.0, -1.0], [-1.0, 0.0]]] * 200, np.float32)
+    >>> none = np.zeros(200, np.int64)
+    >>> fusion.learn_many(features, none, none, np.ones(200, np.int64))
+    >>> fusion.score_many(features[:1], none[:1], none[:1]).argmax(axis=1).tolist()
     [1]
 
     References
@@ -161,29 +294,41 @@ class ListwiseFusion:
     Duchi, J., Hazan, E. and Singer, Y. (2011). Adaptive subgradient methods. JMLR.
     """
 
-    def __init__(self, prior: list[float], learning_rate: float = 0.05) -> None:
+    def __init__(
+        self,
+        prior: list[float],
+        learning_rate: float = 0.05,
+        hidden_rate: float = 0.05,
+        hidden_units: int = 16,
+        seed: int = 0,
+    ) -> None:
         if not prior or not np.isfinite(prior).all():
             raise ParameterError("prior needs at least one weight, all finite")
-        if not 0.0 < learning_rate < np.inf:
-            raise ParameterError(f"learning_rate must be above 0, is {learning_rate}")
-        weights = np.zeros((1 + BUCKETS, len(prior)))
+        if not (0.0 < learning_rate < np.inf and 0.0 < hidden_rate < np.inf and hidden_units >= 0):
+            raise ParameterError("learning rates must be above 0 and hidden_units at least 0")
+        weights = np.zeros((ROWS, len(prior)))
         weights[0] = prior
-        self.state = FusionState(weights, np.zeros_like(weights), learning_rate)
-        column, squares = weights.reshape(-1, 1), self.state.squares.reshape(-1)
-        # All weights of a candidate's two rows step at once.
-        steps = Steps(learning_rate, FIRST_SQUARES, 2.0 * len(prior))
-        self._precisions = Precisions(column, squares, FIRST_SQUARES, steps)
+        hidden = _first_layer(hidden_units, len(prior), seed)
+        self.state = FusionState(
+            weights, np.zeros_like(weights), hidden, np.zeros_like(hidden), learning_rate, hidden_rate
+        )
+        # All weights of a candidate's three rows step at once, and those of a unit.
+        steps = Steps(learning_rate, FIRST_SQUARES, 3.0 * len(prior))
+        self._linear = _flat(weights, self.state.squares, steps)
+        steps = Steps(hidden_rate, FIRST_SQUARES, len(prior) + 2.0)
+        self._layer = _flat(hidden, self.state.hidden_squares, steps)
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """float64[BUCKETS, features]: the weights in use by bucket (a copy)."""
-        weights: NDArray[np.float64] = self.state.weights[0] + self.state.weights[1:]
+        """float64[features]: the linear weights that all customers share (a copy)."""
+        weights: NDArray[np.float64] = self.state.weights[0].copy()
         return weights
 
     def learn_many(
         self,
-        features: NDArray[np.float64],
-        buckets: NDArray[np.int64],
+        features: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        gaps: NDArray[np.int64],
         targets: NDArray[np.int64],
     ) -> None:
         """Take one step per choice, in turn.
@@ -191,9 +336,11 @@ class ListwiseFusion:
         Parameters
         ----------
         features
-            float64[n, candidates, features], finite.
-        buckets
-            int64[n], 0..BUCKETS-1.
+            float32[n, features, candidates], finite.
+        positions
+            int64[n], 0..POSITIONS-1: `operators.trends.history_position`.
+        gaps
+            int64[n], 0..GAPS-1: `gap_bucket`.
         targets
             int64[n], the candidate chosen; one out of range (-1: none of them) teaches nothing.
 
@@ -203,28 +350,35 @@ class ListwiseFusion:
             Where a feature is NaN or infinite, lengths differ, or a bucket is out of range.
         """
         require_finite("features", features)
-        self._require(features, buckets)
-        require_lengths("ListwiseFusion", len(buckets), targets=targets)
-        learn_choices(self.state, buckets, features, targets)
+        self._require(features, positions, gaps)
+        require_lengths("ListwiseFusion", len(positions), targets=targets)
+        learn_choices(self.state, features, positions, gaps, targets)
 
     def score_many(
-        self, features: NDArray[np.float64], buckets: NDArray[np.int64]
+        self,
+        features: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        gaps: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Scores float64[n, candidates] of candidates with features [n, candidates, features]."""
-        self._require(features, buckets)
-        weights = self.weights[buckets][:, :, np.newaxis]
-        scores: NDArray[np.float64] = np.matmul(features, weights)[:, :, 0]
-        return scores
+        """Scores float64[n, candidates]; parameters as in `learn_many`."""
+        self._require(features, positions, gaps)
+        return score_choices(self.state, features, positions, gaps)
 
-    def _require(self, features: NDArray[np.float64], buckets: NDArray[np.int64]) -> None:
-        require_lengths("ListwiseFusion", len(features), buckets=buckets)
-        if features.ndim != 3 or features.shape[2] != self.state.weights.shape[1]:
+    def _require(
+        self,
+        features: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        gaps: NDArray[np.int64],
+    ) -> None:
+        require_lengths("ListwiseFusion", len(features), positions=positions, gaps=gaps)
+        if features.ndim != 3 or features.shape[1] != self.state.weights.shape[1]:
             raise ParameterError(
                 f"ListwiseFusion has {self.state.weights.shape[1]} features, "
                 f"was given {features.shape}"
             )
-        if len(buckets) and not 0 <= buckets.min() <= buckets.max() < BUCKETS:
-            raise ParameterError(f"a bucket lies outside 0..{BUCKETS - 1}")
+        for buckets, most in ((positions, POSITIONS), (gaps, GAPS)):
+            if len(buckets) and not 0 <= buckets.min() <= buckets.max() < most:
+                raise ParameterError(f"a bucket lies outside 0..{most - 1}")
 
     def take_delta(self) -> dict[str, NDArray[Any]]:
         """Return what this replica learned since the last time; empty where nothing.
@@ -233,11 +387,21 @@ class ListwiseFusion:
         -------
         ``places`` int32[n], entries of the flattened weights; ``moved`` float64[n, 1] and
         ``gained`` float64[n], by how much ``precision · weight`` and precision have grown
-        (`operators.deltas`).
+        (`operators.deltas`); and the same of the layer as ``hidden_places`` and so on.
         """
-        places = self._precisions.touched()
-        moved, gained = self._precisions.take(places)
-        return {"places": places, "moved": moved, "gained": gained} if len(places) else {}
+        places, hidden = self._linear.touched(), self._layer.touched()
+        if not len(places) and not len(hidden):
+            return {}
+        moved, gained = self._linear.take(places)
+        hidden_moved, hidden_gained = self._layer.take(hidden)
+        return {
+            "places": places,
+            "moved": moved,
+            "gained": gained,
+            "hidden_places": hidden,
+            "hidden_moved": hidden_moved,
+            "hidden_gained": hidden_gained,
+        }
 
     def check_delta(self, delta: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Refuse what `add_delta` cannot add; return it as a kernel takes it.
@@ -247,9 +411,12 @@ class ListwiseFusion:
         StateMismatchError
             Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
         """
-        checked = require_delta("ListwiseFusion", delta, DELTA)
-        require_within("ListwiseFusion", delta, "places", 0, self.state.weights.size)
-        require_within("ListwiseFusion", delta, "gained", 0.0)
+        owner = "ListwiseFusion"
+        checked = require_delta(owner, delta, DELTA)
+        require_within(owner, delta, "places", 0, self.state.weights.size)
+        require_within(owner, delta, "hidden_places", 0, self.state.hidden.size)
+        require_within(owner, delta, "gained", 0.0)
+        require_within(owner, delta, "hidden_gained", 0.0)
         return checked
 
     def apply_delta(self, delta: Mapping[str, NDArray[Any]]) -> None:
@@ -265,15 +432,20 @@ class ListwiseFusion:
 
     def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
         """Apply what `check_delta` returned."""
-        self._precisions.apply(checked["places"], checked["moved"], checked["gained"])
+        self._linear.apply(checked["places"], checked["moved"], checked["gained"])
+        self._layer.apply(
+            checked["hidden_places"], checked["hidden_moved"], checked["hidden_gained"]
+        )
 
     def mark_known(self) -> None:
         """Take everything learned so far for told, as after loading."""
-        self._precisions.reset()
+        self._linear.reset()
+        self._layer.reset()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All state, the live arrays by name."""
-        return {"weights": self.state.weights, "squares": self.state.squares}
+        names = ("weights", "squares", "hidden", "hidden_squares")
+        return {name: getattr(self.state, name) for name in names}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy in what `arrays` of an operator with as many features returned.
@@ -287,8 +459,31 @@ class ListwiseFusion:
         self.mark_known()
 
 
+def _first_layer(units: int, inputs: int, seed: int) -> NDArray[np.float64]:
+    """Draw the layer's first weights: uniform, biases 0."""
+    layer = np.zeros((units, inputs + 2))
+    start = splitmix64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF))
+    for unit in range(units):
+        for column in range(inputs + 2):
+            if column == inputs:
+                continue
+            with np.errstate(over="ignore"):
+                word = splitmix64(start + np.uint64(unit * (inputs + 2) + column))
+            uniform = float(word >> np.uint64(11)) / 2.0**53
+            scale = _HIDDEN_SCALE if column < inputs else _OUTPUT_SCALE
+            layer[unit, column] = (2.0 * uniform - 1.0) * scale
+    return layer
+
+
+def _flat(values: NDArray[np.float64], squares: NDArray[np.float64], steps: Steps) -> Precisions:
+    return Precisions(values.reshape(-1, 1), squares.reshape(-1), FIRST_SQUARES, steps)
+
+
 DELTA: Expected = {
     "places": (np.int32, ("n",)),
     "moved": (np.float64, ("n", 1)),
     "gained": (np.float64, ("n",)),
+    "hidden_places": (np.int32, ("m",)),
+    "hidden_moved": (np.float64, ("m", 1)),
+    "hidden_gained": (np.float64, ("m",)),
 }

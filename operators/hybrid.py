@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from operators.arrays import load_into, with_prefix
 from operators.batches import plain, require_lengths, require_rows
-from operators.candidates import Everything, Limits, Part, Parts, Rows
-from operators.cooccurrence import ItemCooccurrence
+from operators.content import ItemContent
+from operators.cooccurrence import Channel, ItemCooccurrence
 from operators.errors import ParameterError, require_finite
 from operators.fusion import ListwiseFusion
 from operators.history import History, history_columns
@@ -21,19 +21,29 @@ from operators.hybrid_kernels import (
     TESTS,
     WEIGHT,
     Events,
-    Lists,
     Testing,
     learn_events,
-    rank_lists,
 )
 from operators.matrix_factorization import MatrixFactorization, factor_columns
-from operators.popularity import DecayedPopularity
+from operators.question import (
+    PRIOR_WEIGHTS,
+    Everything,
+    Feature,
+    Limits,
+    Part,
+    Parts,
+    Rows,
+    fading,
+)
+from operators.ranking import Lists, Questions, rank_lists
+from operators.trends import Trends
 from operators.vocabulary import Vocabulary
 
 __all__ = ["Hybrid", "Lists", "Options", "Part"]
 
-# Weight of each Part before any choice was seen: co-occurrence, which learns fastest, leads.
-PRIOR_WEIGHTS = [0.1, 0.7, 0.4, 0.0]
+
+# Newest items of a customer that an event's item is paired with.
+PAIRED = 12
 
 
 class Options(NamedTuple):
@@ -41,53 +51,78 @@ class Options(NamedTuple):
 
     Attributes
     ----------
-    history_length, bought_length
-        Recent and recently bought items kept per customer.
+    history_length
+        Items kept per customer.
     factors
         Length of the vectors, a multiple of 4.
     negatives
         Negatives drawn per event.
     neighbours
-        Neighbours kept per item.
-    popularity_half_life_days, cooccurrence_half_life_days
-        Time in which an event loses half its weight.
-    also_candidates, popular_candidates
-        Candidates by co-occurrence, and popular ones, besides the recent items themselves; no
-        list is longer than all of them.
+        Most neighbours kept per item, a power of two.
+    repeats
+        Whether customers take again what they had; where they do not, it teaches nothing, and no
+        list has it.
+    also_candidates, near_candidates, popular_candidates, hot_candidates
+        Candidates by co-occurrence, by vectors, of all time, and of these days, besides the
+        customer's own items; no list is longer than all of them.
+    context_items
+        Newest items of a customer whose neighbours are looked at.
+    smoothing
+        Events of an item without neighbours that count as much as popularity does.
+    scanned_items
+        Up to so many items, all are scored by their vectors at each question.
     test_share
-        Share of the events that are ranked before they are learned, 0..1; they make `quality`
+        Share of the orders that are ranked before they are learned, 0..1; they make `quality`
         and teach the fusion.
     quality_tests
         Tests that `quality` looks back on, about.
     """
 
-    history_length: int = 16
-    bought_length: int = 16
+    history_length: int = 96
     factors: int = 32
-    negatives: int = 16
-    neighbours: int = 64
-    popularity_half_life_days: float = 7.0
-    cooccurrence_half_life_days: float = 365.0
-    also_candidates: int = 64
-    popular_candidates: int = 32
+    negatives: int = 32
+    neighbours: int = 512
+    repeats: bool = True
+    also_candidates: int = 100
+    near_candidates: int = 60
+    popular_candidates: int = 30
+    hot_candidates: int = 20
+    context_items: int = 32
+    smoothing: float = 10.0
+    scanned_items: int = 50_000
     test_share: float = 1 / 64
     quality_tests: int = 2000
 
 
-class Hybrid:
-    """Ranks items for customers by a learned pool of popularity, co-occurrence and embeddings.
+def _require_options(options: Options) -> None:
+    """Refuse settings out of range."""
+    counts = options[5:10]
+    if min(counts) < 0 or options.also_candidates < 1 or options.popular_candidates < 1:
+        raise ParameterError("also_candidates and popular_candidates must be at least 1")
+    if not (0.0 <= options.test_share <= 1.0 and options.quality_tests >= 1):
+        raise ParameterError("test_share must be in [0, 1] and quality_tests at least 1")
+    if not 0.0 < options.smoothing < np.inf:
+        raise ParameterError(f"smoothing must be above 0, is {options.smoothing}")
 
-    An event is tested, then learned: for a fixed share of the events (chosen by their keys) the
-    customer's candidates are ranked as if the event had not happened, which gives the running
-    `quality`, and the fusion's weights take a step towards the item that came. Then the parts
-    learn. All lines of one order are tested before any is learned. Every step is taken record by
-    record, so how events are cut into batches makes no difference.
+
+class Hybrid:
+    """Ranks items for customers by a learned blend of everything that can be said of them.
+
+    Candidates come from co-occurrence, from vectors, from what is popular and from the
+    customer's own history; each is described by `operators.question.Feature`; `ListwiseFusion`
+    joins the features.
+
+    An order (or an event that stands alone) is tested, then learned: for a fixed share of them,
+    chosen by their keys, the customer's candidates are ranked as if it had not happened, which
+    gives the running `quality`, and the fusion's weights take a step towards the items that came.
+    Then the parts learn. All lines of one order are tested before any is learned. Every step is
+    taken record by record, so how events are cut into batches makes no difference.
 
     Replicas may learn from the events of different customers and tell each other what they
     learned (`take_delta`, `apply_delta`); the vocabulary, the parts and the fusion then come to
     be the same, but for rounding and for what is lost where lists of neighbours or the vocabulary
     are full. Customers' rows and `quality` are each replica's own. For what the others know of
-    it, a replica keeps a second copy of its arrays but for the neighbours' indices.
+    it, a replica keeps a second copy of its arrays.
 
     Parameters
     ----------
@@ -103,8 +138,10 @@ class Hybrid:
     row_dtype
         ``history`` (`History`) and ``mf`` (`MatrixFactorization`). A row of zeros is a new
         customer.
-    vocabulary, history, popularity, cooccurrence, factorization, fusion
+    vocabulary, history, trends, cooccurrence, factorization, content, fusion
         The parts.
+    barred
+        uint8[capacity], 1 where an item is not available.
 
     Examples
     --------
@@ -115,7 +152,7 @@ class Hybrid:
     ...     np.array([0, 1000, 2000]), np.array([1, 2, 3], np.uint64), None, False,
     ... ).tolist()
     [0, 1, 0]
-    >>> lists = hybrid.rank_many(rows, np.array([1]), 2, exclude_bought=True)
+    >>> lists = hybrid.rank_many(rows, np.array([1]), 2, now_ms=3000, exclude_bought=True)
     >>> sorted(hybrid.vocabulary.ids[item] for item in lists.items[0])
     ['cup', 'tea']
     >>> [name for name, score in hybrid.similar("tea", 5)]
@@ -124,29 +161,25 @@ class Hybrid:
 
     def __init__(self, capacity: int, seed: int = 0, options: Options | None = None) -> None:
         chosen = options if options is not None else Options()
-        if chosen.also_candidates < 1 or chosen.popular_candidates < 1:
-            raise ParameterError("also_candidates and popular_candidates must be at least 1")
-        if not (0.0 <= chosen.test_share <= 1.0 and chosen.quality_tests >= 1):
-            raise ParameterError("test_share must be in [0, 1] and quality_tests at least 1")
+        _require_options(chosen)
         self.options = chosen
         self.vocabulary = Vocabulary(capacity)
-        self.history = History(chosen.history_length, chosen.bought_length)
-        self.popularity = DecayedPopularity(capacity, chosen.popularity_half_life_days * 86_400)
-        self.cooccurrence = ItemCooccurrence(
-            capacity,
-            chosen.neighbours,
-            half_life_seconds=chosen.cooccurrence_half_life_days * 86_400,
-        )
+        self.history = History(chosen.history_length)
+        self.trends = Trends(capacity)
+        self.cooccurrence = ItemCooccurrence(capacity, chosen.neighbours, PAIRED)
         self.factorization = MatrixFactorization(
             capacity, chosen.factors, seed, negatives=chosen.negatives
         )
-        self.fusion = ListwiseFusion(PRIOR_WEIGHTS)
+        self.content = ItemContent(capacity)
+        self.fusion = ListwiseFusion(PRIOR_WEIGHTS, seed=seed)
         self._learners: dict[str, Learner] = {
-            "popularity": self.popularity,
+            "trends": self.trends,
             "cooccurrence": self.cooccurrence,
             "mf": self.factorization,
+            "content": self.content,
             "fusion": self.fusion,
         }
+        self.barred = np.zeros(capacity, np.uint8)
         self._metrics = np.zeros(METRICS)
         fields: list[Any] = [
             ("history", self.history.row_dtype),
@@ -154,15 +187,23 @@ class Hybrid:
         ]
         self.row_dtype: np.dtype[np.void] = np.dtype(fields, align=True)
         self._parts = Parts(
-            self.popularity.state, self.cooccurrence.state, self.factorization.state
+            self.barred,
+            self.trends.state,
+            self.cooccurrence.state,
+            self.factorization.state,
+            self.content.state,
         )
-        self._testing = Testing(
-            self.fusion.state,
-            self._metrics,
-            np.uint64(min(int(chosen.test_share * 2.0**64), 2**64 - 1)),
-            1.0 - 1.0 / chosen.quality_tests,
-            Limits(chosen.also_candidates, chosen.popular_candidates),
+        self._limits = Limits(
+            chosen.also_candidates,
+            chosen.near_candidates,
+            chosen.popular_candidates,
+            chosen.hot_candidates,
+            chosen.context_items,
+            chosen.smoothing,
+            chosen.scanned_items,
+            *fading(),
         )
+        self._keep = 1.0 - 1.0 / chosen.quality_tests
 
     def learn_many(
         self,
@@ -174,6 +215,7 @@ class Hybrid:
         event_keys: NDArray[np.uint64],
         groups: NDArray[np.int32] | None,
         bought: bool,
+        test_share: float | None = None,
     ) -> NDArray[np.int32]:
         """Test and learn events in turn.
 
@@ -191,12 +233,14 @@ class Hybrid:
         ts_ms
             int64[n], event times.
         event_keys
-            uint64[n], different for each event, the same at a replay.
+            uint64[n], different for each event or order, the same at a replay.
         groups
             int32[n]; consecutive events of one customer with one number are the lines of one
             order. None where every event stands alone.
         bought
             Whether the events are purchases.
+        test_share
+            In the place of `Options.test_share`, for these events.
 
         Returns
         -------
@@ -225,9 +269,17 @@ class Hybrid:
             plain(event_keys, np.uint64),
             plain(lines, np.int32),
         )
-        everything = self._everything(columns)
-        learn_events(everything, self._testing, self.vocabulary.keys, events, bought)
+        share = self.options.test_share if test_share is None else test_share
+        learn_events(
+            self._everything(columns), self._testing(share), self.vocabulary.keys, events, bought
+        )
         return items
+
+    def _testing(self, share: float) -> Testing:
+        below = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+        return Testing(
+            self.fusion.state, self._metrics, below, self._keep, self.options.repeats, self._limits
+        )
 
     def rank_many(
         self,
@@ -235,13 +287,15 @@ class Hybrid:
         slots: NDArray[np.int64],
         n: int,
         *,
+        now_ms: int,
         exclude_bought: bool,
         excluded: NDArray[np.int32] | None = None,
+        explained: int | None = None,
     ) -> Lists:
         """Recommend `n` items to each customer. Nothing is written.
 
-        Items that are not available never appear. A customer without a history gets the most
-        popular items.
+        Items that are not available never appear. A customer without a history gets what is
+        popular.
 
         Parameters
         ----------
@@ -249,10 +303,15 @@ class Hybrid:
             Customers' rows, and which of them: int64[m].
         n
             Length of the lists, at least 1.
+        now_ms
+            Event time of the question, ms.
         exclude_bought
-            Whether to leave out what the customer recently bought.
+            Whether to leave out what the customer bought, as far as the history reaches.
         excluded
             int32[m, k], -1 padded: further items to leave out, customer by customer.
+        explained
+            So many items of each list, from the first on, get `causes` and `parts`; all where
+            None.
 
         Returns
         -------
@@ -268,51 +327,68 @@ class Hybrid:
         require_rows("Hybrid", columns, self.row_dtype, slots)
         out = np.empty((len(slots), 0), np.int32) if excluded is None else excluded
         require_lengths("Hybrid", len(slots), excluded=out)
-        shape = (len(slots), n)
-        lists = Lists(
-            np.full(shape, -1, np.int32),
-            np.zeros(shape, np.float32),
-            np.full(shape, -1, np.int32),
-            np.zeros(shape, np.uint8),
+        lists = Lists.empty(len(slots), n)
+        questions = Questions(
+            plain(slots, np.int64),
+            np.full(len(slots), now_ms),
+            plain(out, np.int32),
+            np.empty((len(slots), 0), np.int32),
+            exclude_bought,
+            not self.options.repeats,
+            n if explained is None else explained,
         )
         rank_lists(
-            self._everything(columns),
-            self._testing,
-            plain(slots, np.int64),
-            plain(out, np.int32),
-            exclude_bought,
-            lists,
+            self._everything(columns), self.fusion.state, questions, self._limits, lists
         )
         return lists
 
-    def rank_unknown(self, n: int) -> Lists:
+    def rank_unknown(self, n: int, *, now_ms: int) -> Lists:
         """Recommend `n` items to someone of whom nothing is known: `Lists` of shape (1, n)."""
         # Two rows: a lone row is contiguous, and the kernel would be compiled once more for it.
         nobody = np.zeros(2, self.row_dtype)
-        return self.rank_many(nobody, np.zeros(1, np.int64), n, exclude_bought=False)
+        return self.rank_many(
+            nobody, np.zeros(1, np.int64), n, now_ms=now_ms, exclude_bought=False
+        )
+
+    def set_words(self, item_id: str, words: Sequence[str]) -> int:
+        """Say what an item is about (`operators.content.words_of` its catalogue entry).
+
+        An item that is new joins the vocabulary while there is room.
+
+        Returns
+        -------
+        The item's index, -1 where it was refused.
+        """
+        index = int(self.vocabulary.learn_many([item_id])[0])
+        if index >= 0:
+            self.content.set_words(index, list(words))
+        return index
 
     def similar(self, item_id: str, n: int) -> list[tuple[str, float]]:
         """Find available items like this one, best first, with scores in 0..1.
 
-        First the items that go with it, by ``1/2 + 1/2 · W[i, j] / sqrt(total[i] · total[j])``;
+        First the items that go with it, in one order or one after another, by
+        ``1/2 + 1/2 · W[i, j] / sqrt(total[i] · total[j])``;
         then, where these run out, those whose vectors are nearest, by half their cosine.
         An unknown item has none.
         """
         index = self.vocabulary.index_many([item_id])
         if index[0] < 0 or n < 1:
             return []
-        neighbours, shares = self.cooccurrence.neighbours_many(index)
-        near, cosines = self.factorization.similar_many(index, n + int(neighbours.size))
-        totals = self.cooccurrence.state.totals
         scores: dict[int, float] = {}
-        for item, share in zip(neighbours[0].tolist(), shares[0].tolist(), strict=True):
-            if item >= 0:
-                ratio = float(totals[index[0]] / max(totals[item], 1e-300)) ** 0.5
-                scores[item] = 0.5 + 0.5 * min(share * ratio, 1.0)
+        for channel in (Channel.HISTORY, Channel.ORDER):
+            neighbours, shares = self.cooccurrence.neighbours_many(index, channel)
+            totals = self.cooccurrence.state.totals[:, channel]
+            for item, share in zip(neighbours[0].tolist(), shares[0].tolist(), strict=True):
+                if item >= 0 and share > 0.0:
+                    ratio = float(totals[index[0]] / max(totals[item], 1e-300)) ** 0.5
+                    score = 0.5 + 0.5 * min(share * ratio, 1.0)
+                    scores[item] = max(score, scores.get(item, 0.0))
+        near, cosines = self.factorization.similar_many(index, n + len(scores))
         for item, cosine in zip(near[0].tolist(), cosines[0].tolist(), strict=True):
             if item >= 0 and cosine > 0.0:
                 scores.setdefault(item, 0.5 * min(cosine, 1.0))
-        barred = self.popularity.state.barred
+        barred = self.barred
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
         return [(self.vocabulary.ids[i], score) for i, score in best if not barred[i]][:n]
 
@@ -322,7 +398,7 @@ class Hybrid:
         if index[0] < 0 and not available:
             index = self.vocabulary.learn_many([item_id])
         if index[0] >= 0:
-            self.popularity.set_barred(int(index[0]), not available)
+            self.barred[index[0]] = not available
 
     def quality(self) -> dict[str, float]:
         """Prequential quality over about the last `Options.quality_tests` tests.
@@ -343,6 +419,11 @@ class Hybrid:
         for part in Part:
             result[f"{part.name.lower()}_hit_rate_at_10"] = float(self._metrics[part]) / weight
         return result
+
+    def weights(self) -> dict[str, float]:
+        """Return the linear weight of each feature that all customers share, by its name."""
+        names = (feature.name.lower() for feature in Feature)
+        return dict(zip(names, self.fusion.weights.tolist(), strict=True))
 
     def take_delta(self) -> dict[str, NDArray[Any]]:
         """Return what this replica learned since the last time; empty where nothing.
@@ -399,7 +480,7 @@ class Hybrid:
             learner.mark_known()
 
     def _own_arrays(self) -> dict[str, NDArray[Any]]:
-        own = {"metrics": self._metrics}
+        own = {"metrics": self._metrics, "barred": self.barred}
         for part, learner in self._learners.items():
             own |= with_prefix(part, learner.arrays())
         return own

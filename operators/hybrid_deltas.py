@@ -46,9 +46,10 @@ class Learner(Protocol):
 
 # The arrays of each part's delta that name items.
 ITEM_ARRAYS: dict[str, tuple[str, ...]] = {
-    "popularity": ("items",),
+    "trends": ("items",),
     "cooccurrence": ("items", "neighbours"),
     "mf": ("input_items", "output_items", "draws"),
+    "content": (),
     "fusion": (),
 }
 

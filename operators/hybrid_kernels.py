@@ -1,38 +1,39 @@
-"""The kernels of `operators.hybrid`: test, learn and rank, record by record."""
+"""The kernels of `operators.hybrid` that test and learn, order by order."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.candidates import (
-    ALSO_VIEWED,
-    POPULAR,
-    RECENT,
-    TASTE,
-    Everything,
-    Limits,
-    Scratch,
-    also_viewed_cause,
-    describe,
-    gather,
-    make_scratch,
-    taste_cause,
-)
-from operators.cooccurrence_kernels import learn_cooccurrence
+from operators.content import learn_content
+from operators.cooccurrence_kernels import learn_order, learn_pairs
 from operators.draws import SIZE, splitmix64
 from operators.factor_kernels import admit_items, learn_factors
+from operators.factor_kernels import Scratch as FactorScratch
 from operators.factor_kernels import make_scratch as make_factor_scratch
-from operators.fusion import FusionState, fuse, history_bucket, learn_choice, softmax_in_place
-from operators.history import group_end, push_event, read_keys
+from operators.features import consider, gap_of, learn_usual, position_of, read_customer
+from operators.fusion import (
+    MOST_PER_ORDER,
+    FusionState,
+    fuse,
+    learn_choice,
+    softmax_in_place,
+    take_residuals,
+)
+from operators.history import begin_order, group_end, push_event
 from operators.kernel import kernel, long_kernel
-from operators.popularity import TOP_SIZE, learn_popularity, smoothing
+from operators.question import LEAD, PAIRS, PARTS, TASTE, Everything, Limits, Scratch, make_scratch
+from operators.trends import learn_trend
 
 HIT_PLACES = 10
 # Rows of the running metrics: hits of each part alone (in the order of Part), then these.
-HIT, RECIPROCAL, WEIGHT, TESTS = 4, 5, 6, 7
-METRICS = 8
-TEST_SALT = np.uint64(0x7E57)
+HIT, RECIPROCAL, WEIGHT, TESTS = PARTS, PARTS + 1, PARTS + 2, PARTS + 3
+METRICS = PARTS + 4
+TEST_SALT, ORDER_SALT = np.uint64(0x7E57), np.uint64(0x0DE5)
+# Lines before one in its order that it is paired with.
+ORDER_LINES = 8
+# So many lines in 256 learn their vectors from the order's other lines, not from what was before.
+ORDER_CONTEXTS = np.uint64(64)
 
 
 class Testing(NamedTuple):
@@ -48,14 +49,17 @@ class Testing(NamedTuple):
         An event is tested where its mixed key is below this.
     keep
         What a test's weight is multiplied by at the next test.
+    repeats
+        Whether an item that the customer had is a candidate, and having it again a choice.
     limits
-        How many candidates.
+        How much a question looks at.
     """
 
     fusion: FusionState
     metrics: NDArray[np.float64]
     below: np.uint64
     keep: float
+    repeats: bool
     limits: Limits
 
 
@@ -71,7 +75,7 @@ class Events(NamedTuple):
 
 
 @kernel
-def place_of(scores: NDArray[np.float64], count: int, target: int) -> int:
+def place_among(scores: NDArray[np.float64], count: int, target: int) -> int:
     """Rank (from 1) of the target's score; ties count against it, and a NaN comes last."""
     own = scores[target]
     place = 1
@@ -82,7 +86,9 @@ def place_of(scores: NDArray[np.float64], count: int, target: int) -> int:
 
 
 @kernel
-def note(testing: Testing, kept: int, target: int, scratch: Scratch) -> None:
+def note_test(
+    testing: Testing, kept: int, target: int, features: NDArray[np.float32], scores: NDArray[np.float64]
+) -> None:
     """Add one test to the running metrics; a target of -1 was no candidate, a miss for all."""
     metrics = testing.metrics
     for row in range(TESTS):
@@ -91,47 +97,76 @@ def note(testing: Testing, kept: int, target: int, scratch: Scratch) -> None:
     metrics[TESTS] += 1.0
     if target < 0:
         return
-    place = place_of(scratch.scores, kept, target)
+    place = place_among(scores, kept, target)
     metrics[HIT] += place <= HIT_PLACES
     metrics[RECIPROCAL] += 1.0 / place
-    for part in range(scratch.features.shape[1]):
-        metrics[part] += place_of(scratch.features[:, part], kept, target) <= HIT_PLACES
+    for part in range(PARTS):
+        own, ahead = features[LEAD[part], target], 0
+        for k in range(kept):
+            ahead += k != target and not features[LEAD[part], k] < own
+        metrics[part] += ahead < HIT_PLACES
 
 
 @kernel
-def test_event(
+def find_targets(
+    scratch: Scratch,
+    kept: int,
+    events: Events,
+    start: int,
+    end: int,
+    had: NDArray[np.int32],
+    targets: NDArray[np.int64],
+    testing: Testing,
+) -> int:
+    """Note how each line of an order came out; write the candidates that it chose to `targets`."""
+    chosen = 0
+    items, weights = events.items, events.weights
+    for i in range(start, end):
+        item = items[i]
+        if item < 0 or weights[i] <= 0.0 or np.any(items[start:i] == item):
+            continue
+        if not testing.repeats and np.any(had == item):
+            continue
+        target = -1
+        for k in range(kept):
+            if scratch.candidates[k] == item:
+                target = k
+                break
+        note_test(testing, kept, target, scratch.features, scratch.blend.scores)
+        if target >= 0 and chosen < len(targets):
+            targets[chosen] = target
+            chosen += 1
+    return chosen
+
+
+@kernel
+def test_order(
     everything: Everything,
     testing: Testing,
-    slot: int,
-    item: int,
-    context: NDArray[np.int32],
+    events: Events,
+    start: int,
+    end: int,
+    known: int,
+    count: int,
     scratch: Scratch,
 ) -> None:
-    """Rank before learning, note how the event's item came out, and teach the fusion."""
-    parts = everything.parts
+    """Rank before an order is learned, note how its lines came out, and teach the fusion."""
+    slot, now_ms = events.slots[start], events.ts_ms[start]
     none = np.empty(0, np.int32)
-    kept, back_off = gather(scratch, parts, context, none, none, testing.limits)
-    describe(scratch, parts, everything.rows, slot, context, kept, back_off)
-    target = -1
-    for k in range(kept):
-        if scratch.candidates[k] == item:
-            target = k
-    bucket = history_bucket(context)
-    fuse(testing.fusion, bucket, scratch.features, kept, scratch.scores)
-    note(testing, kept, target, scratch)
-    if target >= 0:
-        softmax_in_place(scratch.scores, kept)
-        learn_choice(testing.fusion, bucket, scratch.features, scratch.scores, kept, target)
-
-
-@kernel
-def draw_tests(testing: Testing, seed: np.uint64, events: Events) -> NDArray[np.bool_]:
-    """Which events are tested: a share of those that teach anything, by their keys."""
-    tested = np.empty(len(events.keys), np.bool_)
-    for i in range(len(tested)):
-        teaches = events.items[i] >= 0 and events.weights[i] > 0.0
-        tested[i] = teaches and splitmix64(seed ^ events.keys[i] ^ TEST_SALT) < testing.below
-    return tested
+    had = none if testing.repeats else scratch.context.items[:count].copy()
+    kept = consider(everything, slot, now_ms, known, count, had, none, testing.limits, scratch)
+    history = everything.rows.history
+    position, gap = position_of(history, slot, count), gap_of(history, slot, now_ms)
+    features, blend, fusion = scratch.features, scratch.blend, testing.fusion
+    fuse(fusion, position, gap, features, kept, blend)
+    targets = np.empty(end - start, np.int64)
+    chosen = find_targets(scratch, kept, events, start, end, had, targets, testing)
+    if chosen > 0:
+        softmax_in_place(blend.scores, kept)
+        take_residuals(blend.scores, targets, chosen)
+        for k in range(kept):
+            blend.scores[k] *= min(chosen, MOST_PER_ORDER)
+        learn_choice(fusion, position, gap, features, blend.scores, kept, blend)
 
 
 @kernel
@@ -142,6 +177,43 @@ def items_after(known: int, items: NDArray[np.int32]) -> int:
     return known
 
 
+@kernel
+def learn_line(
+    everything: Everything,
+    events: Events,
+    i: int,
+    start: int,
+    item_keys: NDArray[np.uint64],
+    position: int,
+    scratch: Scratch,
+    room: FactorScratch,
+    flat: NDArray[np.float32],
+) -> None:
+    """Teach the parts one line of an order that began at `start`."""
+    parts, slot, item, weight = everything.parts, events.slots[i], events.items[i], events.weights[i]
+    factors, pairs, context = parts.factors, parts.pairs, scratch.context.items
+    # Lines of one order share their event's key.
+    key = splitmix64(events.keys[i] ^ item_keys[item])
+    learn_trend(parts.trends, item, weight, position)
+    learn_content(parts.content, item, weight)
+    learn_pairs(pairs, item, context, scratch.recency[PAIRS], weight, key)
+    before = max(start, i - ORDER_LINES)
+    if i > before:
+        learn_order(pairs, item, events.items[before:i], i - before, weight, key)
+    others = events.items[before:i]
+    if i > start and (splitmix64(key ^ ORDER_SALT) & np.uint64(0xFF)) < ORDER_CONTEXTS:
+        learn_factors(
+            factors, everything.rows.factors, slot, item, weight, others, flat, key, room
+        )
+    else:
+        learn_factors(
+            factors, everything.rows.factors, slot, item, weight, context,
+            scratch.recency[TASTE], key, room,
+        )  # fmt: skip
+    if weight > 0.0:
+        learn_usual(parts.trends, everything.rows.history, slot, item)
+
+
 @long_kernel
 def learn_events(
     everything: Everything,
@@ -150,206 +222,34 @@ def learn_events(
     events: Events,
     bought: bool,
 ) -> None:
-    """Test and learn a batch, order by order: all lines of an order are tested, then learned.
-
-    What goes together is learned from the order's own lines too; taste from before the order,
-    which is what it will be asked for.
-    """
-    # Taken out of their tuples once: passing a tuple on costs a reference count per array.
-    popularity, pairs = everything.parts.popularity, everything.parts.cooccurrence
-    factors, rows, history = (
-        everything.parts.factors,
-        everything.rows.factors,
-        everything.rows.history,
-    )
-    table, recent, sizes = everything.table, everything.rows.history.recent, factors.sizes
-    slots, items, weights, groups = events.slots, events.items, events.weights, events.groups
-    ts_ms, keys = events.ts_ms, events.keys
-    length = recent.shape[1]
-    scratch = make_scratch(
-        everything.parts, items_after(sizes[SIZE], items), length, testing.limits
-    )
-    factor_scratch = make_factor_scratch(factors)
-    tested = draw_tests(testing, factors.seed, events)
-    before_order, before_line = np.empty(length, np.int32), np.empty(length, np.int32)
+    """Test and learn a batch, order by order: all lines of an order are tested, then learned."""
+    parts, rows, limits = everything.parts, everything.rows, testing.limits
+    factors, history = parts.factors, rows.history
+    sizes, slots, items = factors.sizes, events.slots, events.items
+    most = items_after(sizes[SIZE], items)
+    scratch = make_scratch(parts, rows, testing.fusion, most, 0, limits)
+    room = make_factor_scratch(factors)
+    flat = np.ones(ORDER_LINES, np.float32)
     start = 0
     while start < len(slots):
-        end = group_end(slots, groups, start)
-        slot = slots[start]
-        read_keys(recent, slot, table, sizes[SIZE], before_order)
-        for i in range(start, end):
-            if tested[i]:
-                test_event(everything, testing, slot, items[i], before_order, scratch)
-        before_line[:] = before_order
+        end = group_end(slots, events.groups, start)
+        slot, known = slots[start], sizes[SIZE]
+        count = read_customer(everything, slot, known, limits, scratch)
+        position = position_of(history, slot, count)
+        drawn = splitmix64(factors.seed ^ events.keys[start] ^ TEST_SALT) < testing.below
+        if drawn:
+            test_order(everything, testing, events, start, end, known, count, scratch)
+        begin_order(history, slot)
         for i in range(start, end):
             item = items[i]
             if item < 0:
                 continue
-            if i > start:
-                read_keys(recent, slot, table, sizes[SIZE], before_line)
             if item >= sizes[SIZE]:
                 admit_items(factors, item_keys[sizes[SIZE] : item + 1])
-            learn_popularity(popularity, item, weights[i], ts_ms[i])
-            learn_cooccurrence(pairs, item, before_line, weights[i], ts_ms[i])
-            learn_factors(
-                factors, rows, slot, item, weights[i], before_order, keys[i], factor_scratch
+            learn_line(
+                everything, events, i, start, item_keys, position, scratch, room, flat
             )
-            push_event(history, slot, item_keys[item], ts_ms[i], bought)
+        for i in range(start, end):
+            if items[i] >= 0:
+                push_event(history, slot, item_keys[items[i]], events.ts_ms[i], bought)
         start = end
-
-
-class Lists(NamedTuple):
-    """Recommendation lists, best first: (customers, n) each, -1 padded (scores 0, parts 0).
-
-    Attributes
-    ----------
-    items
-        int32, indices of items.
-    scores
-        float32, estimated probability of each among the candidates.
-    causes
-        int32, the recent item that speaks most for each, -1 for none.
-    parts
-        uint8, the `Part` that speaks most for each.
-    """
-
-    items: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    causes: NDArray[np.int32]
-    parts: NDArray[np.uint8]
-
-    def of(self, customers: NDArray[np.int64]) -> "Lists":
-        """Return the lists of some customers."""
-        return Lists(
-            self.items[customers],
-            self.scores[customers],
-            self.causes[customers],
-            self.parts[customers],
-        )
-
-
-@kernel
-def fill_popular(
-    everything: Everything,
-    barred: NDArray[np.int32],
-    bought: NDArray[np.int32],
-    lists: Lists,
-    row: int,
-) -> None:
-    """Write the cold-start list: the most popular items that are not barred."""
-    popularity = everything.parts.popularity
-    prior, total = smoothing(popularity)
-    count = 0
-    for place in range(popularity.sizes[TOP_SIZE]):
-        if count == lists.items.shape[1]:
-            break
-        item = popularity.top[place]
-        if not (np.any(barred == item) or np.any(bought == item)):
-            lists.items[row, count] = item
-            lists.scores[row, count] = (popularity.counts[item] + prior) / total
-            count += 1
-
-
-@kernel
-def leading_part(
-    features: NDArray[np.float64], weights: NDArray[np.float64], means: NDArray[np.float64]
-) -> int:
-    """Return the part that lifts a candidate most above the mean candidate."""
-    best, leader = -np.inf, POPULAR
-    for part in range(len(means)):
-        lift = weights[part] * (features[part] - means[part])
-        if lift > best:
-            best, leader = lift, part
-    return leader
-
-
-@kernel
-def explain(
-    everything: Everything, context: NDArray[np.int32], leader: int, lists: Lists, row: int, n: int
-) -> None:
-    """Write part and cause of one entry; without a cause, popularity has to stand for it."""
-    item = lists.items[row, n]
-    cause = -1
-    if leader == ALSO_VIEWED:
-        cause = also_viewed_cause(everything.parts.cooccurrence, context, item)
-    elif leader == TASTE:
-        cause = taste_cause(everything.parts.factors, context, item)
-    elif leader == RECENT:
-        cause = item if np.any(context == item) else -1
-    lists.causes[row, n] = cause
-    lists.parts[row, n] = leader if cause >= 0 or leader == TASTE else POPULAR
-
-
-@kernel
-def select_best(scores: NDArray[np.float64], count: int, best: NDArray[np.int64]) -> int:
-    """Write the places of the highest scores to `best`, highest first; return how many."""
-    filled = 0
-    for k in range(count):
-        if filled == len(best) and not scores[k] > scores[best[filled - 1]]:
-            continue
-        place = filled if filled < len(best) else filled - 1
-        filled = min(filled + 1, len(best))
-        while place > 0 and scores[best[place - 1]] < scores[k]:
-            best[place] = best[place - 1]
-            place -= 1
-        best[place] = k
-    return filled
-
-
-@kernel
-def fill_list(
-    everything: Everything,
-    testing: Testing,
-    context: NDArray[np.int32],
-    kept: int,
-    scratch: Scratch,
-    best: NDArray[np.int64],
-    lists: Lists,
-    row: int,
-) -> None:
-    """Write the best of one customer's described candidates."""
-    bucket = history_bucket(context)
-    fuse(testing.fusion, bucket, scratch.features, kept, scratch.scores)
-    softmax_in_place(scratch.scores, kept)
-    features = scratch.features
-    weights = testing.fusion.weights[0] + testing.fusion.weights[1 + bucket]
-    means = np.zeros(len(weights))
-    for k in range(kept):
-        for part in range(len(means)):
-            means[part] += features[k, part] / kept
-    filled = select_best(scratch.scores, kept, best)
-    for n in range(filled):
-        lists.items[row, n] = scratch.candidates[best[n]]
-        lists.scores[row, n] = scratch.scores[best[n]]
-        leader = leading_part(features[best[n]], weights, means)
-        explain(everything, context, leader, lists, row, n)
-
-
-@long_kernel
-def rank_lists(
-    everything: Everything,
-    testing: Testing,
-    slots: NDArray[np.int64],
-    excluded: NDArray[np.int32],
-    exclude_bought: bool,
-    lists: Lists,
-) -> None:
-    """Write one list per customer; reads everything and writes nothing but `lists`."""
-    parts, history = everything.parts, everything.rows.history
-    length = history.recent.shape[1]
-    bought = np.full(history.bought.shape[1], -1, np.int32)
-    known = parts.factors.sizes[SIZE]
-    scratch = make_scratch(parts, known, length, testing.limits)
-    context = np.empty(length, np.int32)
-    best = np.empty(lists.items.shape[1], np.int64)
-    for row in range(len(slots)):
-        slot = slots[row]
-        if exclude_bought:
-            read_keys(history.bought, slot, everything.table, known, bought)
-        count = read_keys(history.recent, slot, everything.table, known, context)
-        if count == 0:
-            fill_popular(everything, excluded[row], bought, lists, row)
-            continue
-        kept, back_off = gather(scratch, parts, context, excluded[row], bought, testing.limits)
-        describe(scratch, parts, everything.rows, slot, context, kept, back_off)
-        fill_list(everything, testing, context, kept, scratch, best, lists, row)

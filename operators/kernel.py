@@ -53,3 +53,12 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 def long_kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile like `kernel`, for work of milliseconds: other threads run meanwhile."""
     return cast(Callable[P, R], numba.njit(cache=True, nogil=True)(function))
+
+
+def loose_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile like `kernel`, but sums may be added up in another order, which is quicker.
+
+    Only for what is not learned from: the last bits may differ from machine to machine.
+    """
+    loose = numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+    return cast(Callable[P, R], loose(function))

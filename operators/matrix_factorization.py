@@ -13,6 +13,7 @@ from operators.draws import DRAWS_TOLD, draw_vectors, remember_draws
 from operators.errors import ParameterError, require_finite
 from operators.factor_kernels import (
     FIRST_SQUARES,
+    STEP_POWER,
     FactorColumns,
     FactorState,
     admit_items,
@@ -51,8 +52,9 @@ class MatrixFactorization:
 
     where q is the chance that a draw hits k; the correction makes s an estimate of log p(i | z).
     Half of the draws come from the items of the last `memory` events (so q follows popularity as
-    it is now), half from all items. Every vector steps by Adagrad with one accumulator per
-    vector.
+    it is now), half from all items. A vector with the sum G of mean squared gradients steps by
+    ``rate · gradient / (first + G)^1/4``: Adagrad with one accumulator a vector, but with a power
+    of 1/4 for 1/2, so that what has learned much does not stand still.
 
     A customer's bias cancels in a softmax, so it is learned where it does mean something: as the
     logarithm of what normalises that customer's scores. With a shared offset b_0 and the
@@ -81,7 +83,7 @@ class MatrixFactorization:
     negatives
         Draws per event, at least 1.
     learning_rate
-        Adagrad's step, above 0.
+        Step, above 0.
     regularization
         Pull of a customer's vector and bias towards zero, per event, at least 0.
     recency
@@ -128,8 +130,8 @@ class MatrixFactorization:
         factors: int = 32,
         seed: int = 0,
         *,
-        negatives: int = 16,
-        learning_rate: float = 0.2,
+        negatives: int = 32,
+        learning_rate: float = 0.15,
         regularization: float = 0.01,
         recency: float = 0.8,
         depth: int = 8,
@@ -170,7 +172,7 @@ class MatrixFactorization:
             learning_rate=learning_rate,
             regularization=regularization,
         )
-        state, shared = self.state, (FIRST_PRECISION, Steps(learning_rate, FIRST_SQUARES, TOGETHER))
+        state, shared = self.state, (FIRST_PRECISION, Steps(learning_rate, FIRST_SQUARES, TOGETHER, STEP_POWER))
         self._inputs = Precisions(state.inputs, state.input_squares, *shared)
         self._outputs = Precisions(state.outputs, state.output_squares, *shared)
         self._biases = Precisions(state.biases.reshape(-1, 1), state.bias_squares, *shared)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.report import BenchmarkError
 
 POSITIVE_ACTIONS = frozenset({"view", "dwell", "pickup", "wishlist", "cart"})
-COLUMNS = ("customer", "item", "ts", "rating", "order")
+COLUMNS = ("customer", "item", "ts", "rating", "order", "text")
 
 
 class Choice(NamedTuple):
@@ -29,6 +29,8 @@ class Choice(NamedTuple):
         The order it is a line of; None where it stands alone.
     rating
         What the customer thinks of it; NaN where that was not said.
+    text
+        What the catalogue says of the item.
     """
 
     customer: str
@@ -36,6 +38,7 @@ class Choice(NamedTuple):
     ts_ms: int
     order: str | None = None
     rating: float = float("nan")
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Stream:
         float32[n], NaN where there is none.
     customer_ids, item_ids
         The ids by number.
+    item_texts
+        What the catalogue says of each item: the first text that came with it.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Stream:
     ratings: NDArray[np.float32]
     customer_ids: list[str]
     item_ids: list[str]
+    item_texts: list[str]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -107,6 +113,9 @@ def stream_of(name: str, choices: Iterable[Choice]) -> Stream:
     grouped = [line for parts in orders.values() for line in parts]
     customers, customer_ids = _numbered([line.customer for line in grouped])
     items, item_ids = _numbered([line.item for line in grouped])
+    texts = dict.fromkeys(item_ids, "")
+    for line in grouped:
+        texts[line.item] = texts[line.item] or line.text
     return Stream(
         name,
         customers,
@@ -116,6 +125,7 @@ def stream_of(name: str, choices: Iterable[Choice]) -> Stream:
         np.array([line.rating for line in grouped], np.float32),
         customer_ids,
         item_ids,
+        list(texts.values()),
     )
 
 
@@ -147,9 +157,15 @@ def directory() -> Path:
 
 def movielens_latest_small() -> list[Choice]:
     """Read the ratings; each counts as a choice, whatever the rating."""
-    path = directory() / "movielens-latest-small" / "ratings.csv"
+    home = directory() / "movielens-latest-small"
+    with closing(_open(home / "movies.csv")) as file:
+        texts = {
+            row["movieId"]: f"{row['title']} {row['genres'].replace('|', ' ')}"
+            for row in csv.DictReader(file)
+        }
     names = {"customer": "userId", "item": "movieId", "ts": "timestamp", "rating": "rating"}
-    return list(csv_choices(path, names))
+    choices = csv_choices(home / "ratings.csv", names)
+    return [choice._replace(text=texts.get(choice.item, "")) for choice in choices]
 
 
 def online_retail() -> list[Choice]:
@@ -164,7 +180,8 @@ def online_retail() -> list[Choice]:
             if float(row["Quantity"]) <= 0 or float(row["UnitPrice"]) <= 0:
                 continue
             ts_ms = _milliseconds(row["InvoiceDate"])
-            choices.append(Choice(customer, row["StockCode"], ts_ms, invoice))
+            text = row["Description"] or ""
+            choices.append(Choice(customer, row["StockCode"], ts_ms, invoice, text=text))
     return choices
 
 
@@ -214,6 +231,7 @@ def csv_choices(path: Path, columns: Mapping[str, str]) -> Iterator[Choice]:
                     _milliseconds(row[columns["ts"]]),
                     row[columns["order"]] if "order" in columns else None,
                     float(row[columns["rating"]]) if "rating" in columns else float("nan"),
+                    row[columns["text"]] if "text" in columns else "",
                 )
             except (ValueError, TypeError) as error:
                 raise BenchmarkError(f"{path}, line {number}: {error}") from error
@@ -221,6 +239,7 @@ def csv_choices(path: Path, columns: Mapping[str, str]) -> Iterator[Choice]:
 
 class _Line(msgspec.Struct):
     item_id: str
+    category: str | None = None
 
 
 class _Record(msgspec.Struct):
@@ -251,7 +270,9 @@ def _records(path: Path, topic: str) -> Iterator[Choice]:
             if topic == "purchases":
                 order = record.order_id or record.event_id or f"line {number}"
                 for line in record.items:
-                    yield Choice(record.customer_id, line.item_id, ts_ms, order)
+                    yield Choice(
+                        record.customer_id, line.item_id, ts_ms, order, text=line.category or ""
+                    )
             elif record.item_id is not None and record.action in POSITIVE_ACTIONS:
                 yield Choice(record.customer_id, record.item_id, ts_ms)
 

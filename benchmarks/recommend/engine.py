@@ -4,26 +4,45 @@ import numpy as np
 
 from benchmarks.recommend.data import Stream
 from benchmarks.recommend.methods import Question, Scored
+from operators.content import words_of
 from operators.hashing import hash_strings
-from operators.hybrid import Hybrid
+from operators.hybrid import Hybrid, Options
 
 LIST_LENGTH = 100
 """So many are asked for; what comes behind them counts as a miss."""
 CAPACITY = 50_000
+LONG_HISTORY = 255
 
 
 class EngineHybrid:
-    """`operators.hybrid.Hybrid`, with each line an event; it numbers items as the stream does."""
+    """`operators.hybrid.Hybrid`, with each line an event; it numbers items as the stream does.
 
-    def __init__(self, stream: Stream, seed: int) -> None:
+    What the catalogue says of an item is told when the item first comes, as its entry would be.
+
+    Parameters
+    ----------
+    repeats
+        Whether customers may have again what they have had.
+    test_share
+        Of the orders, so many teach the fusion.
+    """
+
+    def __init__(
+        self, stream: Stream, seed: int, *, repeats: bool, test_share: float = 1.0
+    ) -> None:
         self._stream = stream
-        self._hybrid = Hybrid(max(CAPACITY, len(stream.item_ids)), seed)
+        # Where nothing is taken twice, the history has to know what was taken.
+        length = Options().history_length if repeats else LONG_HISTORY
+        options = Options(history_length=length, repeats=repeats, test_share=test_share)
+        self._hybrid = Hybrid(max(CAPACITY, len(stream.item_ids)), seed, options)
         self._rows = np.zeros(len(stream.customer_ids), self._hybrid.row_dtype)
         self._ids = [stream.item_ids[item] for item in stream.items.tolist()]
         self._groups = np.repeat(
             np.arange(len(stream.starts) - 1, dtype=np.int32), np.diff(stream.starts)
         )
-        self._keys = hash_strings([f"line {number}" for number in range(len(stream))])
+        orders = hash_strings([f"order {number}" for number in range(len(stream.starts) - 1)])
+        self._keys = orders[self._groups]
+        self._known = 0
 
     def score(self, question: Question) -> Scored:
         """Return the hybrid's list."""
@@ -31,8 +50,10 @@ class EngineHybrid:
             self._rows,
             np.array([question.customer]),
             LIST_LENGTH,
+            now_ms=question.ts_ms,
             exclude_bought=False,
             excluded=question.barred[np.newaxis],
+            explained=0,
         )
         items = lists.items[0]
         items = items[items >= 0]
@@ -42,6 +63,10 @@ class EngineHybrid:
     def learn(self, start: int, end: int) -> None:
         """Learn the lines as one batch."""
         stream, part = self._stream, slice(start, end)
+        newest = int(stream.items[part].max()) + 1
+        for item in range(self._known, newest):
+            self._hybrid.set_words(stream.item_ids[item], words_of([stream.item_texts[item]]))
+        self._known = max(self._known, newest)
         self._hybrid.learn_many(
             self._rows,
             stream.customers[part].astype(np.int64),
