@@ -22,12 +22,12 @@ from streams import watermarks
 from streams.batches import Batch, OutputRecord, select
 from streams.changelog import TransactionalProducer
 from streams.dead_letters import dead_letter
-from streams.decode import FORWARDED_HEADER
 from streams.deduplication import take_fresh
 from streams.lists import OwedLists
 from streams.metrics import Metrics
 from streams.models import Models
 from streams.outbox import Outbox, Output
+from streams.parsing import FORWARDED_HEADER
 from streams.partitioner import partitions_of
 from streams.records import Record
 from streams.rejects import Reason, Reject, reject

@@ -6,13 +6,13 @@ from typing import Any
 
 from streams.batches import Batch, OutputRecord
 from streams.decode import (
-    Decoded,
     decode_chats,
     decode_clicks,
     decode_customers,
     decode_purchases,
 )
 from streams.outcomes.base import Outcome
+from streams.parsing import Decoded
 from streams.records import Record
 
 
