@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.records import ActionName, Scalar, SenderName
+from streams.records import ActionName, OutcomeName, Scalar, SenderName
 
 
 class Action(IntEnum):
@@ -30,6 +30,15 @@ class Sender(IntEnum):
     BOT = 2
 
 
+class Reaction(IntEnum):
+    """What became of what was shown, as in the column `outcomes`."""
+
+    IMPRESSION = 0
+    CLICK = 1
+    CONVERSION = 2
+    DISMISS = 3
+
+
 class Refusal(IntFlag):
     """What a customer does not consent to, as in the column `refusals`; 0 allows everything."""
 
@@ -44,6 +53,9 @@ ACTION_CODES: dict[str | None, int] = {
 SENDER_CODES: dict[str | None, int] = {
     None: Sender.CUSTOMER.value,
     **{name: Sender[name.upper()].value for name in get_args(SenderName)},
+}
+OUTCOME_CODES: dict[str | None, int] = {
+    name: Reaction[name.upper()].value for name in get_args(OutcomeName)
 }
 
 
@@ -174,6 +186,35 @@ class ChatColumns(EventColumns):
     labels: NDArray[np.float32]
     intents: list[str | None]
     languages: list[str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackColumns(EventColumns):
+    """What became of recommendations and decisions.
+
+    Attributes
+    ----------
+    outcomes : uint8
+        `Reaction`.
+    item_ids
+        Item ids; None where the feedback is about a whole list or a decision.
+    recommendation_ids, decision_ids
+        What it is about; None where absent.
+    """
+
+    outcomes: NDArray[np.uint8]
+    item_ids: list[str | None]
+    recommendation_ids: list[str | None]
+    decision_ids: list[str | None]
+
+    def about_items(self) -> NDArray[np.int64]:
+        """Return the rows of feedback on a recommended item, ascending.
+
+        The rest is about a whole list or a decision: it is counted, and says nothing of an item.
+        """
+        named = zip(self.item_ids, self.decision_ids, strict=True)
+        rows = [i for i, (item, decision) in enumerate(named) if item and decision is None]
+        return np.array(rows, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from operators.kernel import kernel
 
-WINDOW = {"clicks": 32, "purchases": 16, "chats": 16}
+WINDOW = {"clicks": 32, "purchases": 16, "chats": 16, "feedback": 16}
 """How many of a customer's latest event ids are remembered, by topic."""
 
 ROW_DTYPE = np.dtype(

@@ -199,4 +199,7 @@ async def observe_forever(engine: Engine) -> None:
             for model, total in totals.items():
                 counter.labels(model).inc(total - counted.get((name, model), 0))
                 counted[name, model] = total
+        for labels, total in engine.models.feedback.counts().items():
+            engine.metrics.feedback.labels(*labels).inc(total - counted.get(labels, 0))
+            counted[labels] = total
         await asyncio.sleep(OBSERVE_SECONDS)

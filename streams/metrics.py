@@ -136,4 +136,7 @@ class Metrics:
         self.model_staleness = self._gauge(
             "crm_model_staleness_seconds", "Since all that other workers wrote was taken in"
         )
+        self.feedback = self._counter(
+            "crm_feedback", "What became of recommendations and decisions", "outcome", "strategy"
+        )
         self.drift = self._counter("crm_drift_detected", "Drifts detected in a model", "model")

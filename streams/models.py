@@ -24,6 +24,7 @@ from streams.catalog import Catalog
 from streams.outcomes.base import Outcome
 from streams.outcomes.chats import Chats
 from streams.outcomes.churn import Churn
+from streams.outcomes.feedback import Feedback
 from streams.outcomes.profile import FEATURES, Profile
 from streams.outcomes.recommendations import Recommendations
 from streams.outcomes.segments import Segments
@@ -85,9 +86,15 @@ class Models:
         self.sentiment = Sentiment()
         self.intents = Intents()
         self.catalog = Catalog(self.names, settings.max_items, self.hybrid.set_available)
+        self.feedback = Feedback(
+            dismissed_days=settings.dismissed_days,
+            max_impressions=settings.max_impressions,
+            impression_window_days=settings.impression_window_days,
+        )
         self.recommendations = Recommendations(
             self.hybrid,
             self.catalog,
+            self.feedback,
             length=settings.list_length,
             exclude_bought=settings.exclude_bought,
         )
@@ -97,6 +104,7 @@ class Models:
             Segments(self.kmeans),
             Churn(self.churn),
             Chats(TextFeatures(), self.sentiment, self.intents),
+            self.feedback,
             self.recommendations,
         )
         self.row_dtype = np.dtype(
@@ -116,6 +124,7 @@ class Models:
             "churn": self.churn,
             "sentiment": self.sentiment,
             "intents": self.intents,
+            "feedback": self.feedback.rates,
         }
 
     def copy_arrays(self) -> dict[str, NDArray[Any]]:
@@ -181,6 +190,8 @@ class Models:
     def quality(self) -> dict[tuple[str, str], float]:
         """Return prequential quality by (model, metric)."""
         flat = {("recommendations", name): value for name, value in self.hybrid.quality().items()}
+        rates = self.feedback.rates.quality()
+        flat |= {("recommendations", name): value for name, value in rates.items()}
         flat |= {("sentiment", name): value for name, value in self.sentiment.quality().items()}
         flat |= {("intents", name): value for name, value in self.intents.quality().items()}
         for model, metrics in self.churn.quality().items():

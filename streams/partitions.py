@@ -22,12 +22,12 @@ from streams import watermarks
 from streams.batches import Batch, OutputRecord, select
 from streams.changelog import TransactionalProducer
 from streams.dead_letters import dead_letter
-from streams.decode import FORWARDED_HEADER
 from streams.deduplication import take_fresh
 from streams.lists import OwedLists
 from streams.metrics import Metrics
 from streams.models import Models
 from streams.outbox import Outbox, Output
+from streams.parsing import FORWARDED_HEADER
 from streams.partitioner import partitions_of
 from streams.records import Record
 from streams.rejects import Reason, Reject, reject
@@ -162,7 +162,7 @@ class OpenPartition:
             self._bury(source, refused, now_ms)
         self._apply_runs(source, self._keep_home(source, decoded.columns, healthy, now_ms))
         self.progress.offsets[chunk.topic] = chunk.end
-        if source.has_events:
+        if source.moves_time:
             self.sweeps.pass_time(self.ends)
         return len(records)
 
@@ -177,7 +177,7 @@ class OpenPartition:
         """Apply events run by run, so that a boundary of event time is crossed between two."""
         if not len(columns):
             return
-        if not source.has_events:
+        if not source.moves_time:
             self._apply_columns(source, columns)
             return
         runs = watermarks.runs_between_boundaries(columns.ts_ms, self.sweeps.interval_ms)
@@ -196,8 +196,9 @@ class OpenPartition:
         self.rows.mark_dirty(slots)
         rows = self.rows.data
         rows["swept_ms"][slots] = self.progress.sweep_ms
-        if source.has_events:
+        if source.moves_time:
             self._note_time(source.topic, columns.ts_ms)
+        if source.has_events:
             fresh = take_fresh(rows["seen"], source.topic, slots, columns.event_keys)
             if not fresh.all():
                 self._metrics.duplicates.labels(source.topic).inc(int((~fresh).sum()))
@@ -209,7 +210,8 @@ class OpenPartition:
         for outcome in self._models.outcomes:
             self.emit(source.tell(outcome, batch))
         if source.has_events:
-            self.lists.owe(slots, len(rows))
+            marks = rows["recommendations"]["lists"]["owed"]
+            self.lists.owe(slots[marks[slots] > 0], len(rows))
         self._metrics.events.labels(source.topic).inc(len(columns))
 
     def _note_time(self, topic: str, ts_ms: NDArray[np.int64]) -> None:
@@ -337,6 +339,7 @@ class OpenPartition:
                 self.rows.keys_of(slots),
                 partition=self.number,
                 ts_ms=now_ms,
+                as_of_ms=self.now_event_ms,
             )
             self.emit(records)
             self.rows.mark_dirty(slots)

@@ -40,6 +40,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 ActionName: TypeAlias = Literal["view", "cart", "wishlist", "search", "dwell", "pickup", "remove"]
 SenderName: TypeAlias = Literal["customer", "agent", "bot"]
+OutcomeName: TypeAlias = Literal["impression", "click", "conversion", "dismiss"]
 
 
 class Record(Protocol):
@@ -191,7 +192,7 @@ class Feedback(Struct, frozen=True, gc=False):
     event_id: Id
     customer_id: Id
     ts: Timestamp
-    outcome: Literal["impression", "click", "conversion", "dismiss"]
+    outcome: OutcomeName
     recommendation_id: Id | None = None
     decision_id: Id | None = None
     item_id: Id | None = None

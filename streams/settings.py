@@ -117,6 +117,18 @@ class Settings:
         About("Share of a worker's time for recommendation lists while it has a backlog.", 0, 1),
     ] = 0.02
     exclude_bought: Annotated[bool, About("Leave out what the customer has bought already.")] = True
+    dismissed_days: Annotated[
+        int, About("Days for which an item that a customer dismissed is left out.", 1, 3_650)
+    ] = 90
+    max_impressions: Annotated[
+        int,
+        About(
+            "An item shown this often without a click or conversion is left out; 0: never.", 0, 255
+        ),
+    ] = 0
+    impression_window_days: Annotated[
+        int, About("Days, from the first impression on, that max_impressions counts in.", 1, 365)
+    ] = 7
     allowed_lateness_seconds: Annotated[
         int, About("How long windows wait for late events, in event time.", 0, 30 * 86_400)
     ] = 600

@@ -22,7 +22,7 @@ from streams.errors import StreamsError
 from streams.models import Models
 from streams.outcomes.profile import features_many
 from streams.settings import Settings
-from streams.sources import EVENT_TOPICS
+from streams.sources import TIMED_TOPICS
 
 PAGE_ROWS = 500
 """Rows looked at in one step of the walk over the disk."""
@@ -84,7 +84,7 @@ class Sweeps:
         SweepError
             Where an outcome raised.
         """
-        watermarks.advance(self._progress, ends, EVENT_TOPICS, self._lateness_ms)
+        watermarks.advance(self._progress, ends, TIMED_TOPICS, self._lateness_ms)
         started_ms = self._progress.sweep_ms
         boundary_ms = watermarks.sweep_due(self._progress, self.interval_ms)
         if self._progress.sweep_ms == started_ms:

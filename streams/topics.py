@@ -178,8 +178,17 @@ ALL: tuple[Topic, ...] = (
     CHANGELOG,
 )
 
-SOURCES: tuple[str, ...] = (CLICKS.name, PURCHASES.name, CHATS.name, CUSTOMERS.name)
-"""The topics that agents process, each with its own agent."""
+SOURCES: tuple[str, ...] = (
+    CLICKS.name,
+    PURCHASES.name,
+    CHATS.name,
+    CUSTOMERS.name,
+    FEEDBACK.name,
+)
+"""The topics that agents process, each with its own agent.
+
+Rows name a topic by its place in it, so a new one goes last.
+"""
 
 _BY_NAME = {topic.name: topic for topic in ALL}
 

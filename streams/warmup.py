@@ -116,6 +116,9 @@ def _event(topic: str, customer: str, day: int, position: int) -> dict[str, obje
         event |= {"items": lines, "promotion": position % 2 == 0}
     elif topic == "chats":
         event |= {"text": "Where is my parcel? Très bad.", "sentiment": -1.0, "intent": "parcel"}
+    elif topic == "feedback":
+        outcomes = ("impression", "click", "conversion", "dismiss")
+        event |= {"outcome": outcomes[position % 4], "item_id": f"i{position % 30}"}
     else:
         event |= {"region": "north", "membership_level": "gold"}
     return event

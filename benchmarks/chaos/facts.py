@@ -11,7 +11,7 @@ SERIAL_HEADER = "chaos-serial"
 FORWARDED_HEADER = "crm-forwarded"
 """Contract: the header of a record that was re-published under its key."""
 EVENT_TOPICS = ("clicks", "purchases", "chats")
-SOURCE_TOPICS = (*EVENT_TOPICS, "customers")
+SOURCE_TOPICS = (*EVENT_TOPICS, "customers", "feedback")
 MONEY_UNIT = 64
 """Prices are whole 64ths: their sums are exact in floating point, in whatever order."""
 

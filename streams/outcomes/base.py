@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.batches import Batch, OutputRecord, Sweep
-from streams.columns import ChatColumns, ClickColumns, CustomerColumns, PurchaseColumns
+from streams.columns import (
+    ChatColumns,
+    ClickColumns,
+    CustomerColumns,
+    FeedbackColumns,
+    PurchaseColumns,
+)
 
 NOTHING: list[OutputRecord] = []
 
@@ -41,6 +47,11 @@ class Outcome:
 
     def on_chats(self, batch: Batch[ChatColumns]) -> list[OutputRecord]:
         """Take chat messages."""
+        del batch
+        return NOTHING
+
+    def on_feedback(self, batch: Batch[FeedbackColumns]) -> list[OutputRecord]:
+        """Take what became of recommendations and decisions."""
         del batch
         return NOTHING
 

@@ -1,6 +1,7 @@
 """What to show a customer next: learns from every event, answers with a list and its reasons."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,18 @@ from operators.hashing import FNV_OFFSET, FNV_PRIME, avalanche
 from operators.hybrid import Hybrid, Lists, Part
 from operators.kernel import kernel
 from streams import lists
-from streams.batches import Batch, OutputRecord
+from streams.batches import Batch, OutputRecord, select
 from streams.catalog import Catalog
-from streams.columns import Action, ChatColumns, ClickColumns, PurchaseColumns
+from streams.columns import (
+    Action,
+    ChatColumns,
+    ClickColumns,
+    FeedbackColumns,
+    PurchaseColumns,
+    Reaction,
+)
 from streams.outcomes.base import NOTHING, Outcome
+from streams.outcomes.feedback import Feedback
 from streams.outcomes.item_json import GrowingTexts, pack, write_items
 from streams.topics import SOURCES
 
@@ -32,6 +41,11 @@ for _action, _weight in {
 """How strongly each action speaks for an item. A search names none; a removal does not speak
 for it."""
 PURCHASE_WEIGHT = 5.0
+REACTION_WEIGHTS = np.zeros(max(Reaction) + 1, np.float32)
+REACTION_WEIGHTS[Reaction.CLICK] = ACTION_WEIGHTS[Action.VIEW]
+REACTION_WEIGHTS[Reaction.CONVERSION] = 3.0
+"""How strongly each reaction to a list speaks for an item. A conversion weighs less than an order:
+the order itself comes too."""
 TOPICS = SOURCES
 
 
@@ -44,6 +58,8 @@ class Recommendations(Outcome):
         The worker-wide recommender.
     catalog
         Titles for reasons.
+    feedback
+        Knows what to leave out of a customer's lists.
     length
         Items in a list.
     exclude_bought
@@ -53,11 +69,18 @@ class Recommendations(Outcome):
     name = "recommendations"
 
     def __init__(
-        self, hybrid: Hybrid, catalog: Catalog, *, length: int, exclude_bought: bool
+        self,
+        hybrid: Hybrid,
+        catalog: Catalog,
+        feedback: Feedback,
+        *,
+        length: int,
+        exclude_bought: bool,
     ) -> None:
         self.row_dtype = np.dtype([("hybrid", hybrid.row_dtype), ("lists", lists.ROW_DTYPE)])
         self._hybrid = hybrid
         self._catalog = catalog
+        self._feedback = feedback
         self._length = length
         self._exclude_bought = exclude_bought
         self._learned = np.zeros(1, np.int64)
@@ -116,8 +139,30 @@ class Recommendations(Outcome):
 
     def on_clicks(self, batch: Batch[ClickColumns]) -> list[OutputRecord]:
         """Learn from what was looked at."""
+        self._learn(batch, ACTION_WEIGHTS[batch.columns.actions])
+        self._owe(batch)
+        return NOTHING
+
+    def on_feedback(self, batch: Batch[FeedbackColumns]) -> list[OutputRecord]:
+        """Learn from clicks and conversions; owe a list for every reaction to an item.
+
+        An impression owes none: it is what a list leads to, and would lead to the next one.
+        """
+        about = batch.columns.about_items()
+        reactions = about[batch.columns.outcomes[about] != Reaction.IMPRESSION]
+        if not len(reactions):
+            return NOTHING
+        columns = select(batch.columns, reactions)
+        batch = replace(batch, columns=columns, slots=batch.slots[reactions])
+        self._learn(batch, REACTION_WEIGHTS[columns.outcomes])
+        self._owe(batch)
+        return NOTHING
+
+    def _learn(
+        self, batch: Batch[ClickColumns] | Batch[FeedbackColumns], weights: NDArray[np.float32]
+    ) -> None:
+        """Learn events whose weight is above 0; each of them names an item."""
         columns = batch.columns
-        weights = ACTION_WEIGHTS[columns.actions]
         named = np.flatnonzero(weights > 0)
         item_ids: Sequence[str | None] = columns.item_ids
         if len(named) == len(weights):
@@ -135,8 +180,6 @@ class Recommendations(Outcome):
             bought=False,
         )
         self._learned += len(named)
-        self._owe(batch)
-        return NOTHING
 
     def on_purchases(self, batch: Batch[PurchaseColumns]) -> list[OutputRecord]:
         """Learn from what was bought; a whole order is predicted before any line is learned."""
@@ -180,6 +223,7 @@ class Recommendations(Outcome):
         *,
         partition: int,
         ts_ms: int,
+        as_of_ms: int,
     ) -> list[OutputRecord]:
         """Make the lists of these customers from the state as it is now.
 
@@ -193,10 +237,17 @@ class Recommendations(Outcome):
             The source partition's number.
         ts_ms
             Time of the lists, ms.
+        as_of_ms
+            Event time up to which what customers dismissed is left out, ms.
         """
         columns = rows[self.name]
+        left_out = self._feedback.excluded_many(rows, slots, as_of_ms)
         ranked = self._hybrid.rank_many(
-            columns["hybrid"], slots, self._length, exclude_bought=self._exclude_bought
+            columns["hybrid"],
+            slots,
+            self._length,
+            exclude_bought=self._exclude_bought,
+            excluded=self._hybrid.vocabulary.indices_of_keys(left_out),
         )
         hashes = _hash_lists(ranked.items, self._hybrid.vocabulary.keys)
         changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])

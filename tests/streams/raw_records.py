@@ -47,5 +47,19 @@ def chat(**changes: Any) -> dict[str, Any]:
     )
 
 
+def feedback(**changes: Any) -> dict[str, Any]:
+    return _changed(
+        {
+            "event_id": "e-1",
+            "customer_id": "ada",
+            "ts": NOW_MS,
+            "outcome": "dismiss",
+            "recommendation_id": "r-1",
+            "item_id": "mug",
+        },
+        changes,
+    )
+
+
 def _changed(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in (fields | changes).items() if value is not ...}

@@ -7,20 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.hashing import hash_strings
-from streams.columns import Action, Refusal, Sender
+from streams.columns import Action, Reaction, Refusal, Sender
 from streams.decode import (
-    FORWARDED_HEADER,
     CatalogChange,
-    Decoded,
     decode_catalog_item,
     decode_chats,
     decode_clicks,
     decode_customers,
+    decode_feedback,
     decode_purchases,
 )
+from streams.parsing import FORWARDED_HEADER, Decoded
 from streams.records import CatalogItem, Record
 from streams.rejects import Reason, Reject, Stage
-from tests.streams.raw_records import NOW_MS, RawRecord, chat, click, encoded, purchase
+from tests.streams.raw_records import NOW_MS, RawRecord, chat, click, encoded, feedback, purchase
 
 unhurried = settings(deadline=None)  # the first call loads a kernel
 
@@ -30,7 +30,10 @@ DECODERS: list[tuple[Decode, dict[str, Any]]] = [
     (lambda records: decode_purchases(records, NOW_MS), purchase()),
     (lambda records: decode_chats(records, NOW_MS), chat()),
     (decode_customers, {"customer_id": "ada"}),
+    (lambda records: decode_feedback(records, NOW_MS), feedback()),
 ]
+EVENTS = (0, 1, 2, 4)
+"""Those of `DECODERS` to which a record without a value means nothing."""
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 any_id = ids | st.integers()
@@ -125,6 +128,19 @@ def test_a_chat_comes_back_with_its_labels() -> None:
     np.testing.assert_array_equal(columns.labels, np.array([-0.5, np.nan], np.float32))
     assert columns.intents == ["refund", None]
     assert columns.languages == ["en", None]
+
+
+def test_feedback_comes_back_with_what_it_is_about() -> None:
+    outcomes = ("impression", "click", "conversion", "dismiss")
+    on_items = [feedback(outcome=outcome, item_id=7) for outcome in outcomes]
+    on_a_list = feedback(item_id=...)
+    on_a_decision = feedback(recommendation_id=..., decision_id=5)
+    columns = decode_feedback(chunk(*on_items, on_a_list, on_a_decision), NOW_MS).columns
+    assert [Reaction(code).name.lower() for code in columns.outcomes[:4]] == list(outcomes)
+    assert columns.item_ids == ["7"] * 4 + [None, "mug"]
+    assert columns.recommendation_ids == ["r-1"] * 5 + [None]
+    assert columns.decision_ids == [None] * 5 + ["5"]
+    assert columns.about_items().tolist() == [0, 1, 2, 3]
 
 
 def test_a_customer_comes_back_with_what_they_refuse() -> None:
@@ -225,15 +241,22 @@ POISON: list[tuple[int, Any, Reason]] = [
     (2, chat(conversation_id=10**256), Reason.ID_TOO_LONG),
     (2, chat(text="x" * 8_193), Reason.TEXT_TOO_LONG),
     (3, {"customer_id": 10**256}, Reason.ID_TOO_LONG),
+    (4, feedback(outcome="loved"), Reason.UNKNOWN_VALUE),
+    (4, feedback(outcome=None), Reason.WRONG_TYPE),
+    (4, feedback(outcome=...), Reason.MISSING_FIELD),
+    (4, feedback(ts=0), Reason.TIMESTAMP_OUT_OF_RANGE),
+    (4, feedback(item_id=""), Reason.EMPTY_ID),
+    (4, feedback(item_id=10**256), Reason.ID_TOO_LONG),
+    (4, feedback(decision_id=10**256), Reason.ID_TOO_LONG),
     (3, {"customer_id": "bob", "region": 5}, Reason.WRONG_TYPE),
-    *[(topic, None, Reason.TOMBSTONE) for topic in range(3)],
-    *[(topic, b"", Reason.EMPTY) for topic in range(3)],
-    *[(topic, b'{"zzz":"\xff"}', Reason.INVALID_UTF8) for topic in range(4)],
-    *[(topic, b'{"zzz":' + b"[" * 50_000, Reason.TOO_DEEP) for topic in range(4)],
-    *[(topic, b'{"zzz":NaN}', Reason.INVALID_JSON) for topic in range(4)],
-    *[(topic, b"\0", Reason.INVALID_JSON) for topic in range(4)],
-    *[(topic, {}, Reason.MISSING_FIELD) for topic in range(4)],
-    *[(topic, {"customer_id": ""}, Reason.EMPTY_ID) for topic in range(4)],
+    *[(topic, None, Reason.TOMBSTONE) for topic in EVENTS],
+    *[(topic, b"", Reason.EMPTY) for topic in EVENTS],
+    *[(topic, b'{"zzz":"\xff"}', Reason.INVALID_UTF8) for topic in range(len(DECODERS))],
+    *[(topic, b'{"zzz":' + b"[" * 50_000, Reason.TOO_DEEP) for topic in range(len(DECODERS))],
+    *[(topic, b'{"zzz":NaN}', Reason.INVALID_JSON) for topic in range(len(DECODERS))],
+    *[(topic, b"\0", Reason.INVALID_JSON) for topic in range(len(DECODERS))],
+    *[(topic, {}, Reason.MISSING_FIELD) for topic in range(len(DECODERS))],
+    *[(topic, {"customer_id": ""}, Reason.EMPTY_ID) for topic in range(len(DECODERS))],
 ]
 
 
@@ -319,7 +342,7 @@ def test_no_bytes_raise(pairs: list[tuple[bytes | None, bytes | None]]) -> None:
 
 
 @unhurried
-@given(st.data(), st.sampled_from(range(4)), json_values)
+@given(st.data(), st.sampled_from(range(len(DECODERS))), json_values)
 def test_no_value_of_a_field_raises(data: st.DataObject, topic: int, value: Any) -> None:
     decode, good = DECODERS[topic]
     names = ["item_id", "dwell_ms", "context", "sentiment", "signup_ts", "consent", "group", *good]

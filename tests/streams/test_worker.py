@@ -22,6 +22,7 @@ from tests.streams.workers import (
     chat,
     click,
     order,
+    reaction,
     read,
     running,
     send,
@@ -106,6 +107,36 @@ async def test_what_was_just_bought_or_is_unavailable_is_not_recommended(
     items = {item["item_id"] for item in lists[-1]["items"]}
     assert items
     assert not items & {"gone", "b2"}
+
+
+async def test_what_a_customer_dismisses_is_missing_from_the_next_list(
+    shop: tuple[str, WorkerProcess],
+) -> None:
+    url, worker = shop
+
+    async def last_list() -> dict[str, Any]:
+        lists = await read(url, "recommendations")
+        found: dict[str, Any] = [each for each in lists if each["customer_id"] == "gus"][-1]
+        return found
+
+    await give(shop, *(click(f"f{n}", n, f"d{n % 5}") for n in range(25)), click("gus", 1, "d1"))
+    before = await last_list()
+    dismissed = before["items"][0]["item_id"]
+    about = {"recommendation_id": before["recommendation_id"]}
+    await send(url, [reaction("gus", 2, "dismiss", dismissed, **about)])
+    await asyncio.to_thread(
+        worker.until,
+        "the feedback is applied and shown",
+        lambda: (
+            worker.metric("crm_feedback_total", outcome="dismiss", strategy="hybrid") == 1
+            and worker.metric("crm_lists_owed") == 0
+        ),
+    )
+    after = await last_list()
+    assert after["trigger"]["topic"] == "feedback"
+    assert after["items"]
+    assert dismissed not in {item["item_id"] for item in after["items"]}
+    assert worker.metric("crm_model_quality", model="recommendations", metric="dismiss_rate") == 0
 
 
 async def test_a_furious_message_is_read_and_escalated(shop: tuple[str, WorkerProcess]) -> None:

@@ -232,3 +232,15 @@ def chat(customer: str, number: int, text: str, **fields: Any) -> Event:
         **fields,
     }
     return "chats", customer, record
+
+
+def reaction(customer: str, number: int, outcome: str, item: str | None, **fields: Any) -> Event:
+    record = {
+        "event_id": f"f-{customer}-{number}",
+        "customer_id": customer,
+        "ts": START_TS_MS + number * 1000,
+        "outcome": outcome,
+        **({} if item is None else {"item_id": item}),
+        **fields,
+    }
+    return "feedback", customer, record
