@@ -3,11 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.content import match_interests
 from operators.cooccurrence_rows import CooccurrenceState
 from operators.draws import SIZE
 from operators.factor_kernels import FactorState
 from operators.kernel import kernel, loose_kernel
-from operators.question import AROUND, CHOICE, COLUMNS, PAIRS, Limits, Parts, Scratch
+from operators.question import (
+    AROUND,
+    CHOICE,
+    COLUMNS,
+    FRESH_CANDIDATES,
+    FRESH_EVENTS,
+    PAIRS,
+    Limits,
+    Parts,
+    Scratch,
+)
 
 BARRED = -1
 # Of the scores by vectors, so many are looked at to guess which are among the best.
@@ -183,9 +194,7 @@ def choose_item(
 
 
 @kernel
-def choose_neighbours(
-    scratch: Scratch, barred: NDArray[np.uint8], found: int, most: int
-) -> int:
+def choose_neighbours(scratch: Scratch, barred: NDArray[np.uint8], found: int, most: int) -> int:
     """Choose the `most` available items met with the largest shares; return how many."""
     order, shares, chosen, met = scratch.order, scratch.shares, scratch.chosen, scratch.met
     free = 0
@@ -280,11 +289,35 @@ def choose_first(
 
 
 @kernel
+def choose_fresh(
+    scratch: Scratch, parts: Parts, known: int, interest: float, found: int, kept: int
+) -> tuple[int, int]:
+    """Choose the new items whose words fit the customer best; without interests the newest."""
+    fresh, barred, counts = parts.fresh, parts.barred, parts.trends.counts
+    matches = np.full(FRESH_CANDIDATES, -np.inf)
+    best = np.full(FRESH_CANDIDATES, -1, np.int32)
+    for item in fresh:
+        if not 0 <= item < known or barred[item] != 0 or counts[item] >= FRESH_EVENTS:
+            continue
+        match, _ = match_interests(parts.content, scratch.interests, interest, item)
+        place = FRESH_CANDIDATES
+        while place > 0 and matches[place - 1] < match:
+            place -= 1
+        if place == FRESH_CANDIDATES:
+            continue
+        for to in range(FRESH_CANDIDATES - 1, place, -1):
+            matches[to], best[to] = matches[to - 1], best[to - 1]
+        matches[place], best[place] = match, item
+    return choose_first(scratch, barred, best, found, kept, FRESH_CANDIDATES)
+
+
+@kernel
 def gather(
     scratch: Scratch,
     parts: Parts,
     known: int,
     count: int,
+    interest: float,
     indexed: NDArray[np.int32],
     limits: Limits,
     back_off: NDArray[np.float64],
@@ -297,6 +330,8 @@ def gather(
         Items there are.
     count
         Items of the context.
+    interest
+        Weight of ``scratch.interests``.
     indexed
         Items that an index of vectors finds near, -1 padded.
     back_off
@@ -320,6 +355,7 @@ def gather(
     found, kept = choose_first(scratch, barred, indexed, found, kept, len(indexed))
     found, kept = choose_first(scratch, barred, top[0], found, kept, limits.popular)
     found, kept = choose_first(scratch, barred, top[1], found, kept, limits.hot)
+    found, kept = choose_fresh(scratch, parts, known, interest, found, kept)
     own = scratch.context.items
     return choose_first(scratch, barred, own, found, kept, len(own))
 

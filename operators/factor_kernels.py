@@ -354,9 +354,7 @@ def learn_factors(
         for k in range(count):
             residuals[k] *= weight
         update_outputs(outputs, state.output_squares, scratch, count, rate)
-        update_biases(
-            state.biases, state.bias_squares, items, residuals, count, rate * BIAS_SHARE
-        )
+        update_biases(state.biases, state.bias_squares, items, residuals, count, rate * BIAS_SHARE)
         update_inputs(inputs, state.input_squares, recency, known, context, gradient, rate)
         update_customer(
             vectors,

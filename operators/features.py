@@ -5,11 +5,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.candidates import clear, gather, loose_dot, mark_items
-from operators.content import gather_interests, match_interests
+from operators.candidates import BARRED, clear, gather, loose_dot, mark_items
+from operators.content import ContentState, gather_interests, match_interests
 from operators.factor_kernels import FactorColumns, FactorState, customer_state
 from operators.fusion import gap_bucket
-from operators.history import DAY_MS, LAST_DAY, MAX_COUNT, HistoryColumns, read_context
+from operators.history import DAY_MS, LAST_DAY, MAX_COUNT, HistoryColumns, has_had, read_context
 from operators.kernel import kernel
 from operators.question import (
     AROUND,
@@ -114,7 +114,9 @@ def describe_trends(scratch: Scratch, trends: TrendState, kept: int, position: i
 
 
 @kernel
-def describe_usual(scratch: Scratch, trends: TrendState, usual: NDArray[np.float32], kept: int) -> None:
+def describe_usual(
+    scratch: Scratch, trends: TrendState, usual: NDArray[np.float32], kept: int
+) -> None:
     """Fill how far candidates are from what the customer usually takes."""
     features = scratch.features
     weight = usual[USUAL_WEIGHT]
@@ -150,13 +152,11 @@ def describe_taste(
 
 
 @kernel
-def describe_content(scratch: Scratch, everything: Everything, kept: int, count: int) -> None:
+def describe_content(scratch: Scratch, content: ContentState, kept: int, interest: float) -> None:
     """Fill how well candidates' words are those of the customer's items."""
-    content, features = everything.parts.content, scratch.features
-    items, recency = scratch.context.items, scratch.recency[PAIRS]
-    total = gather_interests(content, items, recency, count, scratch.interests)
+    features = scratch.features
     for k in range(kept):
-        lift, rare = match_interests(content, scratch.interests, total, scratch.candidates[k])
+        lift, rare = match_interests(content, scratch.interests, interest, scratch.candidates[k])
         features[CONTENT, k] = lift
         features[CONTENT_RARE, k] = rare
 
@@ -209,7 +209,9 @@ def centre(scratch: Scratch, kept: int) -> None:
 
 
 @kernel
-def read_customer(everything: Everything, slot: int, known: int, limits: Limits, scratch: Scratch) -> int:
+def read_customer(
+    everything: Everything, slot: int, known: int, limits: Limits, scratch: Scratch
+) -> int:
     """Read one customer's history and state; return how many items the context has."""
     rows, factors, states = everything.rows, everything.parts.factors, scratch.states
     count = read_context(rows.history, slot, everything.table, known, scratch.context)
@@ -226,6 +228,20 @@ def read_customer(everything: Everything, slot: int, known: int, limits: Limits,
 
 
 @kernel
+def mark_had(
+    places: NDArray[np.int32],
+    history: HistoryColumns,
+    slot: int,
+    keys: NDArray[np.uint64],
+    known: int,
+) -> None:
+    """Mark the items that a customer's filter has."""
+    for item in range(known):
+        if has_had(history.had, slot, keys[item]):
+            places[item] = BARRED
+
+
+@kernel
 def consider(
     everything: Everything,
     slot: int,
@@ -233,11 +249,19 @@ def consider(
     known: int,
     count: int,
     excluded: NDArray[np.int32],
+    exclude_had: bool,
     indexed: NDArray[np.int32],
     limits: Limits,
     scratch: Scratch,
 ) -> int:
     """Gather and describe the candidates of a customer whom `read_customer` read.
+
+    Parameters
+    ----------
+    excluded
+        Items that must not be candidates, -1 padded.
+    exclude_had
+        Whether those in the customer's filter must not be either.
 
     Returns
     -------
@@ -245,16 +269,24 @@ def consider(
     """
     parts, history = everything.parts, everything.rows.history
     back_off = np.empty(CHANNELS)
-    mark_items(scratch.places, excluded, -1)
-    found, kept = gather(scratch, parts, known, count, indexed, limits, back_off)
+    if exclude_had:
+        mark_had(scratch.places, history, slot, everything.keys, known)
+    mark_items(scratch.places, excluded, BARRED)
+    used, items = min(count, limits.context), scratch.context.items
+    interest = gather_interests(
+        parts.content, items, scratch.recency[PAIRS], used, scratch.interests
+    )
+    found, kept = gather(scratch, parts, known, count, interest, indexed, limits, back_off)
     position = position_of(history, slot, count)
     describe_pairs(scratch, parts.trends, kept, back_off)
     describe_trends(scratch, parts.trends, kept, position)
     describe_usual(scratch, parts.trends, history.usual[slot], kept)
     describe_taste(scratch, parts.factors, everything.rows.factors, slot, kept)
-    describe_content(scratch, everything, kept, min(count, limits.context))
+    describe_content(scratch, parts.content, kept, interest)
     describe_own(scratch, history, slot, kept, count, now_ms)
     centre(scratch, kept)
+    if exclude_had:
+        scratch.places[:known] = 0
     clear(scratch, found)
     mark_items(scratch.places, excluded, 0)
     return kept
@@ -263,7 +295,8 @@ def consider(
 @kernel
 def position_of(history: HistoryColumns, slot: int, count: int) -> int:
     """Bucket of the length of a customer's history."""
-    return history_position(max(count, np.int64(history.orders_seen[slot])) if count else 0)
+    orders = int(history.orders_seen[slot])
+    return history_position(max(count, orders) if count > 0 else 0)
 
 
 @kernel

@@ -123,9 +123,7 @@ def fuse(
 
 
 @kernel
-def slopes_at(
-    state: FusionState, blend: Blend, candidate: int, out: NDArray[np.float64]
-) -> None:
+def slopes_at(state: FusionState, blend: Blend, candidate: int, out: NDArray[np.float64]) -> None:
     """Write by how much one candidate's score grows with each of its features."""
     inputs = len(blend.weights)
     for f in range(inputs):
@@ -310,7 +308,12 @@ class ListwiseFusion:
         weights[0] = prior
         hidden = _first_layer(hidden_units, len(prior), seed)
         self.state = FusionState(
-            weights, np.zeros_like(weights), hidden, np.zeros_like(hidden), learning_rate, hidden_rate
+            weights,
+            np.zeros_like(weights),
+            hidden,
+            np.zeros_like(hidden),
+            learning_rate,
+            hidden_rate,
         )
         # All weights of a candidate's three rows step at once, and those of a unit.
         steps = Steps(learning_rate, FIRST_SQUARES, 3.0 * len(prior))

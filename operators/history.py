@@ -30,6 +30,7 @@ class HistoryColumns(NamedTuple):
     orders_seen: NDArray[np.uint32]
     last_ts_ms: NDArray[np.int64]
     usual: NDArray[np.float32]
+    had: NDArray[np.uint64]
 
 
 class Context(NamedTuple):
@@ -58,7 +59,9 @@ def history_columns(columns: NDArray[np.void]) -> HistoryColumns:
 @kernel
 def make_context(length: int) -> Context:
     """Room for one customer."""
-    return Context(np.empty(length, np.int32), np.empty(length, np.int32), np.empty(length, np.int32))
+    return Context(
+        np.empty(length, np.int32), np.empty(length, np.int32), np.empty(length, np.int32)
+    )
 
 
 @kernel
@@ -145,8 +148,43 @@ def push_event(
     orders[slot, 0] = np.uint16(columns.orders_seen[slot] & np.uint32(0xFFFF))
     days[slot, 0] = day
     intervals[slot, 0] = interval
-    counts[slot, 0] = np.uint8(min(count + 1, MAX_COUNT)) | flag | (BOUGHT if bought else np.uint8(0))
+    counts[slot, 0] = (
+        np.uint8(min(count + 1, MAX_COUNT)) | flag | (BOUGHT if bought else np.uint8(0))
+    )
     columns.last_ts_ms[slot] = max(columns.last_ts_ms[slot], ts_ms)
+    note_had(columns.had, slot, key)
+
+
+@kernel
+def had_bits(key: np.uint64, words: int) -> tuple[int, np.uint64, int, np.uint64]:
+    """Words and bits of a filter of `words` words in which a key is noted."""
+    mask = np.uint64(64 * words - 1)
+    first, second = key & mask, (key >> np.uint64(32)) & mask
+    six, low = np.uint64(6), np.uint64(63)
+    return (
+        np.int64(first >> six),
+        np.uint64(1) << (first & low),
+        np.int64(second >> six),
+        np.uint64(1) << (second & low),
+    )
+
+
+@kernel
+def note_had(had: NDArray[np.uint64], slot: int, key: np.uint64) -> None:
+    """Note in a customer's filter that they had an item."""
+    if had.shape[1] > 1:
+        word, bit, other_word, other_bit = had_bits(key, had.shape[1])
+        had[slot, word] |= bit
+        had[slot, other_word] |= other_bit
+
+
+@kernel
+def has_had(had: NDArray[np.uint64], slot: int, key: np.uint64) -> bool:
+    """Whether a customer's filter has an item; a few that they never had are in it, too."""
+    if had.shape[1] <= 1:
+        return False
+    word, bit, other_word, other_bit = had_bits(key, had.shape[1])
+    return (had[slot, word] & bit) != 0 and (had[slot, other_word] & other_bit) != 0
 
 
 @kernel
@@ -218,6 +256,10 @@ class History:
     ----------
     length
         Items kept, 2..255.
+    filter_bits
+        Bits of a filter of everything that a customer ever had (Bloom, 1970, with two bits an
+        item): a power of two from 128 on, or 0 for none. With n items in b bits it also has the
+        share ``(1 - exp(-2 n / b))²`` of those that they never had.
 
     Attributes
     ----------
@@ -227,7 +269,8 @@ class History:
         day that it last came on since 1970; ``intervals`` uint16[length], the usual days between
         two times that it came, 0 before the second; ``counts`` uint8[length], how often it came,
         at most 127, and the highest bit where it was bought. Then ``orders_seen`` uint32,
-        ``last_ts_ms`` int64 and ``usual`` float32[3], which `operators.features` keeps.
+        ``last_ts_ms`` int64, ``usual`` float32[3], which `operators.features` keeps, and the
+        filter, ``had`` uint64[filter_bits / 64], of one unused word where there is none.
 
     Examples
     --------
@@ -240,11 +283,17 @@ class History:
     [[0, 1, -1]]
     >>> (columns["counts"][0] & MAX_COUNT).tolist()
     [2, 1, 0]
+
+    References
+    ----------
+    Bloom, B. (1970). Space/time trade-offs in hash coding with allowable errors. CACM.
     """
 
-    def __init__(self, length: int = 96) -> None:
+    def __init__(self, length: int = 96, filter_bits: int = 0) -> None:
         if not 2 <= length <= 255:
             raise ParameterError(f"length must be 2..255, is {length}")
+        if filter_bits and (filter_bits < 128 or filter_bits & (filter_bits - 1)):
+            raise ParameterError(f"filter_bits must be a power of two from 128, is {filter_bits}")
         self.length = length
         fields: list[Any] = [
             ("keys", np.uint64, (length,)),
@@ -255,6 +304,7 @@ class History:
             ("days", np.uint16, (length,)),
             ("intervals", np.uint16, (length,)),
             ("counts", np.uint8, (length,)),
+            ("had", np.uint64, (max(1, filter_bits // 64),)),
         ]
         self.row_dtype: np.dtype[np.void] = np.dtype(fields, align=True)
 

@@ -26,6 +26,7 @@ from operators.hybrid_kernels import (
 )
 from operators.matrix_factorization import MatrixFactorization, factor_columns
 from operators.question import (
+    FRESH,
     PRIOR_WEIGHTS,
     Everything,
     Feature,
@@ -44,6 +45,7 @@ __all__ = ["Hybrid", "Lists", "Options", "Part"]
 
 # Newest items of a customer that an event's item is paired with.
 PAIRED = 12
+INTRODUCED_SHARE = 0.8
 
 
 class Options(NamedTuple):
@@ -62,6 +64,8 @@ class Options(NamedTuple):
     repeats
         Whether customers take again what they had; where they do not, it teaches nothing, and no
         list has it.
+    filter_bits
+        Of the filter that knows what a customer had (`History`), where they do not take it again.
     also_candidates, near_candidates, popular_candidates, hot_candidates
         Candidates by co-occurrence, by vectors, of all time, and of these days, besides the
         customer's own items; no list is longer than all of them.
@@ -83,6 +87,7 @@ class Options(NamedTuple):
     negatives: int = 32
     neighbours: int = 512
     repeats: bool = True
+    filter_bits: int = 8192
     also_candidates: int = 100
     near_candidates: int = 60
     popular_candidates: int = 30
@@ -96,7 +101,7 @@ class Options(NamedTuple):
 
 def _require_options(options: Options) -> None:
     """Refuse settings out of range."""
-    counts = options[5:10]
+    counts = options[6:11]
     if min(counts) < 0 or options.also_candidates < 1 or options.popular_candidates < 1:
         raise ParameterError("also_candidates and popular_candidates must be at least 1")
     if not (0.0 <= options.test_share <= 1.0 and options.quality_tests >= 1):
@@ -142,6 +147,8 @@ class Hybrid:
         The parts.
     barred
         uint8[capacity], 1 where an item is not available.
+    fresh
+        int32[FRESH], items that `introduce` brought, newest first.
 
     Examples
     --------
@@ -164,7 +171,7 @@ class Hybrid:
         _require_options(chosen)
         self.options = chosen
         self.vocabulary = Vocabulary(capacity)
-        self.history = History(chosen.history_length)
+        self.history = History(chosen.history_length, 0 if chosen.repeats else chosen.filter_bits)
         self.trends = Trends(capacity)
         self.cooccurrence = ItemCooccurrence(capacity, chosen.neighbours, PAIRED)
         self.factorization = MatrixFactorization(
@@ -180,6 +187,7 @@ class Hybrid:
             "fusion": self.fusion,
         }
         self.barred = np.zeros(capacity, np.uint8)
+        self.fresh = np.full(FRESH, -1, np.int32)
         self._metrics = np.zeros(METRICS)
         fields: list[Any] = [
             ("history", self.history.row_dtype),
@@ -188,6 +196,7 @@ class Hybrid:
         self.row_dtype: np.dtype[np.void] = np.dtype(fields, align=True)
         self._parts = Parts(
             self.barred,
+            self.fresh,
             self.trends.state,
             self.cooccurrence.state,
             self.factorization.state,
@@ -337,18 +346,14 @@ class Hybrid:
             not self.options.repeats,
             n if explained is None else explained,
         )
-        rank_lists(
-            self._everything(columns), self.fusion.state, questions, self._limits, lists
-        )
+        rank_lists(self._everything(columns), self.fusion.state, questions, self._limits, lists)
         return lists
 
     def rank_unknown(self, n: int, *, now_ms: int) -> Lists:
         """Recommend `n` items to someone of whom nothing is known: `Lists` of shape (1, n)."""
         # Two rows: a lone row is contiguous, and the kernel would be compiled once more for it.
         nobody = np.zeros(2, self.row_dtype)
-        return self.rank_many(
-            nobody, np.zeros(1, np.int64), n, now_ms=now_ms, exclude_bought=False
-        )
+        return self.rank_many(nobody, np.zeros(1, np.int64), n, now_ms=now_ms, exclude_bought=False)
 
     def set_words(self, item_id: str, words: Sequence[str]) -> int:
         """Say what an item is about (`operators.content.words_of` its catalogue entry).
@@ -363,6 +368,22 @@ class Hybrid:
         if index >= 0:
             self.content.set_words(index, list(words))
         return index
+
+    def introduce(self, item_id: str, words: Sequence[str]) -> None:
+        """Do as `set_words`, and let a new item be recommended before anybody has touched it.
+
+        New items of a catalogue fill at most four fifths of the vocabulary; the rest is kept for
+        those that are touched.
+        """
+        is_known = self.vocabulary.index_many([item_id])[0] >= 0
+        if not is_known and len(self.vocabulary) >= INTRODUCED_SHARE * self.vocabulary.capacity:
+            return
+        index = self.set_words(item_id, words)
+        known = len(self.factorization)
+        self.factorization.admit_many(self.vocabulary.keys[known : index + 1])
+        if not is_known and index >= 0:
+            self.fresh[1:] = self.fresh[:-1]
+            self.fresh[0] = index
 
     def similar(self, item_id: str, n: int) -> list[tuple[str, float]]:
         """Find available items like this one, best first, with scores in 0..1.
@@ -480,11 +501,15 @@ class Hybrid:
             learner.mark_known()
 
     def _own_arrays(self) -> dict[str, NDArray[Any]]:
-        own = {"metrics": self._metrics, "barred": self.barred}
+        own: dict[str, NDArray[Any]] = {
+            "metrics": self._metrics,
+            "barred": self.barred,
+            "fresh": self.fresh,
+        }
         for part, learner in self._learners.items():
             own |= with_prefix(part, learner.arrays())
         return own
 
     def _everything(self, columns: NDArray[np.void]) -> Everything:
         rows = Rows(history_columns(columns["history"]), factor_columns(columns["mf"]))
-        return Everything(self._parts, rows, self.vocabulary.table)
+        return Everything(self._parts, rows, self.vocabulary.table, self.vocabulary.keys)

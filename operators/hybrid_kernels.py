@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from operators.content import learn_content
 from operators.cooccurrence_kernels import learn_order, learn_pairs
 from operators.draws import SIZE, splitmix64
-from operators.factor_kernels import admit_items, learn_factors
 from operators.factor_kernels import Scratch as FactorScratch
+from operators.factor_kernels import admit_items, learn_factors
 from operators.factor_kernels import make_scratch as make_factor_scratch
 from operators.features import consider, gap_of, learn_usual, position_of, read_customer
 from operators.fusion import (
@@ -20,7 +20,7 @@ from operators.fusion import (
     softmax_in_place,
     take_residuals,
 )
-from operators.history import begin_order, group_end, push_event
+from operators.history import begin_order, group_end, has_had, push_event
 from operators.kernel import kernel, long_kernel
 from operators.question import LEAD, PAIRS, PARTS, TASTE, Everything, Limits, Scratch, make_scratch
 from operators.trends import learn_trend
@@ -87,7 +87,11 @@ def place_among(scores: NDArray[np.float64], count: int, target: int) -> int:
 
 @kernel
 def note_test(
-    testing: Testing, kept: int, target: int, features: NDArray[np.float32], scores: NDArray[np.float64]
+    testing: Testing,
+    kept: int,
+    target: int,
+    features: NDArray[np.float32],
+    scores: NDArray[np.float64],
 ) -> None:
     """Add one test to the running metrics; a target of -1 was no candidate, a miss for all."""
     metrics = testing.metrics
@@ -109,6 +113,7 @@ def note_test(
 
 @kernel
 def find_targets(
+    everything: Everything,
     scratch: Scratch,
     kept: int,
     events: Events,
@@ -120,12 +125,13 @@ def find_targets(
 ) -> int:
     """Note how each line of an order came out; write the candidates that it chose to `targets`."""
     chosen = 0
-    items, weights = events.items, events.weights
+    items, weights, slot = events.items, events.weights, events.slots[start]
+    filters, keys = everything.rows.history.had, everything.keys
     for i in range(start, end):
         item = items[i]
         if item < 0 or weights[i] <= 0.0 or np.any(items[start:i] == item):
             continue
-        if not testing.repeats and np.any(had == item):
+        if not testing.repeats and (np.any(had == item) or has_had(filters, slot, keys[item])):
             continue
         target = -1
         for k in range(kept):
@@ -152,15 +158,17 @@ def test_order(
 ) -> None:
     """Rank before an order is learned, note how its lines came out, and teach the fusion."""
     slot, now_ms = events.slots[start], events.ts_ms[start]
-    none = np.empty(0, np.int32)
-    had = none if testing.repeats else scratch.context.items[:count].copy()
-    kept = consider(everything, slot, now_ms, known, count, had, none, testing.limits, scratch)
+    none, excludes = np.empty(0, np.int32), not testing.repeats
+    had = scratch.context.items[:count].copy() if excludes else none
+    kept = consider(
+        everything, slot, now_ms, known, count, had, excludes, none, testing.limits, scratch
+    )
     history = everything.rows.history
     position, gap = position_of(history, slot, count), gap_of(history, slot, now_ms)
     features, blend, fusion = scratch.features, scratch.blend, testing.fusion
     fuse(fusion, position, gap, features, kept, blend)
     targets = np.empty(end - start, np.int64)
-    chosen = find_targets(scratch, kept, events, start, end, had, targets, testing)
+    chosen = find_targets(everything, scratch, kept, events, start, end, had, targets, testing)
     if chosen > 0:
         softmax_in_place(blend.scores, kept)
         take_residuals(blend.scores, targets, chosen)
@@ -190,7 +198,12 @@ def learn_line(
     flat: NDArray[np.float32],
 ) -> None:
     """Teach the parts one line of an order that began at `start`."""
-    parts, slot, item, weight = everything.parts, events.slots[i], events.items[i], events.weights[i]
+    parts, slot, item, weight = (
+        everything.parts,
+        events.slots[i],
+        events.items[i],
+        events.weights[i],
+    )
     factors, pairs, context = parts.factors, parts.pairs, scratch.context.items
     # Lines of one order share their event's key.
     key = splitmix64(events.keys[i] ^ item_keys[item])
@@ -202,9 +215,7 @@ def learn_line(
         learn_order(pairs, item, events.items[before:i], i - before, weight, key)
     others = events.items[before:i]
     if i > start and (splitmix64(key ^ ORDER_SALT) & np.uint64(0xFF)) < ORDER_CONTEXTS:
-        learn_factors(
-            factors, everything.rows.factors, slot, item, weight, others, flat, key, room
-        )
+        learn_factors(factors, everything.rows.factors, slot, item, weight, others, flat, key, room)
     else:
         learn_factors(
             factors, everything.rows.factors, slot, item, weight, context,
@@ -246,9 +257,7 @@ def learn_events(
                 continue
             if item >= sizes[SIZE]:
                 admit_items(factors, item_keys[sizes[SIZE] : item + 1])
-            learn_line(
-                everything, events, i, start, item_keys, position, scratch, room, flat
-            )
+            learn_line(everything, events, i, start, item_keys, position, scratch, room, flat)
         for i in range(start, end):
             if items[i] >= 0:
                 push_event(history, slot, item_keys[items[i]], events.ts_ms[i], bought)

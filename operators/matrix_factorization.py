@@ -172,7 +172,10 @@ class MatrixFactorization:
             learning_rate=learning_rate,
             regularization=regularization,
         )
-        state, shared = self.state, (FIRST_PRECISION, Steps(learning_rate, FIRST_SQUARES, TOGETHER, STEP_POWER))
+        state, shared = (
+            self.state,
+            (FIRST_PRECISION, Steps(learning_rate, FIRST_SQUARES, TOGETHER, STEP_POWER)),
+        )
         self._inputs = Precisions(state.inputs, state.input_squares, *shared)
         self._outputs = Precisions(state.outputs, state.output_squares, *shared)
         self._biases = Precisions(state.biases.reshape(-1, 1), state.bias_squares, *shared)

@@ -121,6 +121,9 @@ for _feature, _weight in {
 PAIRS, AROUND, TASTE, NOW = 0, 1, 2, 3
 RECENCIES = (0.9, 0.97, 0.85, 0.4)
 LAGS = 256
+# New items that are remembered, candidates among them, and the events after which one is new no
+# more.
+FRESH, FRESH_CANDIDATES, FRESH_EVENTS = 128, 8, 5.0
 ORDERS_PER_LINE = 0.1
 LEAST_RECENCY = np.float32(0.01)
 """What counts less counts nothing."""
@@ -138,11 +141,14 @@ class Parts(NamedTuple):
     ----------
     barred
         uint8[capacity], 1 where an item must not be recommended.
+    fresh
+        int32[FRESH], items that the catalogue brought of late, -1 where there are fewer.
     trends, pairs, factors, content
         See the operators.
     """
 
     barred: NDArray[np.uint8]
+    fresh: NDArray[np.int32]
     trends: TrendState
     pairs: CooccurrenceState
     factors: FactorState
@@ -157,11 +163,20 @@ class Rows(NamedTuple):
 
 
 class Everything(NamedTuple):
-    """All that a kernel of the hybrid reads: parts, customers' rows, and the items' key table."""
+    """All that a kernel of the hybrid reads.
+
+    Attributes
+    ----------
+    parts, rows
+        See there.
+    table, keys
+        The items' keys, as a hash table and by index.
+    """
 
     parts: Parts
     rows: Rows
     table: KeyTable
+    keys: NDArray[np.uint64]
 
 
 class Limits(NamedTuple):
@@ -243,7 +258,7 @@ def make_scratch(
 ) -> Scratch:
     """Room for customers while there are up to `known` items, `indexed` of them from an index."""
     length = rows.history.keys.shape[1]
-    others = limits.near + limits.popular + limits.hot + indexed + length
+    others = limits.near + limits.popular + limits.hot + indexed + length + FRESH_CANDIDATES
     met = min(known, limits.context * (1 << parts.pairs.largest) + others) + 1
     kept = min(known, limits.also + others) + 1
     return Scratch(

@@ -53,7 +53,12 @@ class Lists(NamedTuple):
 
     def of(self, customers: NDArray[np.int64]) -> "Lists":
         """Return the lists of some customers."""
-        return Lists(*(array[customers] for array in self))
+        return Lists(
+            self.items[customers],
+            self.scores[customers],
+            self.causes[customers],
+            self.parts[customers],
+        )
 
     @classmethod
     def empty(cls, customers: int, n: int) -> "Lists":
@@ -204,13 +209,13 @@ def explain(
         lifts[PART_OF[feature]] += slopes[feature] * scratch.features[feature, candidate]
     item = scratch.candidates[candidate]
     for _ in range(PARTS):
-        part = np.argmax(lifts)
+        part = int(np.argmax(lifts))
         if part == POPULAR or lifts[part] <= 0.0:
             break
         cause = find_cause(everything, slot, used, part, item, scratch)
         # An item that comes after one interval only is not due at none.
         if cause > 0 or (cause == 0 and part != DUE):
-            return int(part), cause
+            return part, cause
         lifts[part] = -np.inf
     return POPULAR, -1
 
@@ -244,7 +249,9 @@ def rank_lists(
     """Write one list per customer; reads everything and writes nothing but `lists`."""
     parts, history = everything.parts, everything.rows.history
     known = parts.factors.sizes[SIZE]
-    scratch = make_scratch(parts, everything.rows, fusion, known, questions.indexed.shape[1], limits)
+    scratch = make_scratch(
+        parts, everything.rows, fusion, known, questions.indexed.shape[1], limits
+    )
     best = np.empty(lists.items.shape[1], np.int64)
     slopes, lifts = np.empty(FEATURES), np.empty(PARTS)
     if known == 0:
@@ -254,7 +261,16 @@ def rank_lists(
         count = read_customer(everything, slot, known, limits, scratch)
         barred = exclude(everything, questions, row, count, scratch)
         kept = consider(
-            everything, slot, now_ms, known, count, barred, questions.indexed[row], limits, scratch
+            everything,
+            slot,
+            now_ms,
+            known,
+            count,
+            barred,
+            questions.exclude_had,
+            questions.indexed[row],
+            limits,
+            scratch,
         )
         position, gap = position_of(history, slot, count), gap_of(history, slot, now_ms)
         scores = scratch.blend.scores
@@ -267,9 +283,7 @@ def rank_lists(
             lists.scores[row, n] = scores[best[n]]
             if n >= questions.explained:
                 continue
-            part, cause = explain(
-                everything, fusion, slot, used, best[n], scratch, slopes, lifts
-            )
+            part, cause = explain(everything, fusion, slot, used, best[n], scratch, slopes, lifts)
             lists.parts[row, n] = part
             lists.causes[row, n] = cause
 

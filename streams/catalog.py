@@ -5,10 +5,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.content import words_of
 from operators.vocabulary import Vocabulary
 from streams.decode import CatalogChange
+from streams.records import CatalogItem
 
 TITLE_MAX_CHARACTERS = 80
+MAX_TAGS = 8
+
+
+def words_of_item(item: CatalogItem) -> list[str]:
+    """Return what an item is about: its category and tags as they are, and its title's words.
+
+    Examples
+    --------
+    >>> words_of_item(CatalogItem(item_id="m1", title="Red mug", category="Kitchen", tags=["new"]))
+    ['category:kitchen', 'tag:new', 'red', 'mug']
+    """
+    category = [f"category:{item.category.lower()}"] if item.category else []
+    tags = [f"tag:{tag.lower()}" for tag in (item.tags or [])[:MAX_TAGS]]
+    return [*category, *tags, *words_of([item.title or ""])]
 
 
 class Catalog:
@@ -22,11 +38,13 @@ class Catalog:
         Most items kept; changes of further items are counted in `refused` and otherwise ignored.
     on_availability
         Called with an item id and whether it may be recommended, whenever that is said.
+    on_words
+        Called with an item id and the words of its entry, whenever there is one.
 
     Examples
     --------
-    >>> from streams.records import CatalogItem
-    >>> catalog = Catalog(Vocabulary(10), max_items=10, on_availability=lambda item, yes: None)
+    >>> catalog = Catalog(Vocabulary(10), max_items=10, on_availability=lambda item, yes: None,
+    ...     on_words=lambda item, words: None)
     >>> item = CatalogItem(item_id="mug", title="Red mug", category="kitchen")
     >>> catalog.apply(CatalogChange("mug", item))
     >>> catalog.title("mug"), catalog.title("cup")
@@ -34,11 +52,16 @@ class Catalog:
     """
 
     def __init__(
-        self, names: Vocabulary, max_items: int, on_availability: Callable[[str, bool], None]
+        self,
+        names: Vocabulary,
+        max_items: int,
+        on_availability: Callable[[str, bool], None],
+        on_words: Callable[[str, list[str]], None],
     ) -> None:
         self._names = names
         self._max_items = max_items
         self._on_availability = on_availability
+        self._on_words = on_words
         self._titles: dict[str, str] = {}
         self._categories: dict[str, int] = {}
         self.refused = 0
@@ -59,6 +82,7 @@ class Catalog:
             return
         self._titles[item_id] = (item.title or item_id)[:TITLE_MAX_CHARACTERS]
         self._categories[item_id] = self._category_key(item.category)
+        self._on_words(item_id, words_of_item(item))
         self._on_availability(item_id, item.available is not False)
 
     def _category_key(self, category: str | None) -> int:

@@ -85,7 +85,9 @@ class Models:
         )
         self.sentiment = Sentiment()
         self.intents = Intents()
-        self.catalog = Catalog(self.names, settings.max_items, self.hybrid.set_available)
+        self.catalog = Catalog(
+            self.names, settings.max_items, self.hybrid.set_available, self.hybrid.introduce
+        )
         self.feedback = Feedback(
             dismissed_days=settings.dismissed_days,
             max_impressions=settings.max_impressions,
@@ -192,6 +194,10 @@ class Models:
         flat = {("recommendations", name): value for name, value in self.hybrid.quality().items()}
         rates = self.feedback.rates.quality()
         flat |= {("recommendations", name): value for name, value in rates.items()}
+        flat |= {
+            ("recommendations", f"weight_of_{name}"): value
+            for name, value in self.hybrid.weights().items()
+        }
         flat |= {("sentiment", name): value for name, value in self.sentiment.quality().items()}
         flat |= {("intents", name): value for name, value in self.intents.quality().items()}
         for model, metrics in self.churn.quality().items():

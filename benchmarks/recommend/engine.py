@@ -11,7 +11,6 @@ from operators.hybrid import Hybrid, Options
 LIST_LENGTH = 100
 """So many are asked for; what comes behind them counts as a miss."""
 CAPACITY = 50_000
-LONG_HISTORY = 255
 
 
 class EngineHybrid:
@@ -31,9 +30,7 @@ class EngineHybrid:
         self, stream: Stream, seed: int, *, repeats: bool, test_share: float = 1.0
     ) -> None:
         self._stream = stream
-        # Where nothing is taken twice, the history has to know what was taken.
-        length = Options().history_length if repeats else LONG_HISTORY
-        options = Options(history_length=length, repeats=repeats, test_share=test_share)
+        options = Options(repeats=repeats, test_share=test_share)
         self._hybrid = Hybrid(max(CAPACITY, len(stream.item_ids)), seed, options)
         self._rows = np.zeros(len(stream.customer_ids), self._hybrid.row_dtype)
         self._ids = [stream.item_ids[item] for item in stream.items.tolist()]

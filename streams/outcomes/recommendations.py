@@ -47,6 +47,13 @@ REACTION_WEIGHTS[Reaction.CONVERSION] = 3.0
 """How strongly each reaction to a list speaks for an item. A conversion weighs less than an order:
 the order itself comes too."""
 TOPICS = SOURCES
+REASONS: dict[int, str] = {
+    Part.ALSO_VIEWED: "often chosen with {title}",
+    Part.TOGETHER: "bought together with {title}",
+    Part.TASTE: "close in taste to {title}",
+    Part.CONTENT: "similar to {title}",
+}
+"""What each part says for an item, given the customer's item that it goes by."""
 
 
 class Recommendations(Outcome):
@@ -238,7 +245,7 @@ class Recommendations(Outcome):
         ts_ms
             Time of the lists, ms.
         as_of_ms
-            Event time up to which what customers dismissed is left out, ms.
+            Event time of the lists, ms.
         """
         columns = rows[self.name]
         left_out = self._feedback.excluded_many(rows, slots, as_of_ms)
@@ -246,6 +253,7 @@ class Recommendations(Outcome):
             columns["hybrid"],
             slots,
             self._length,
+            now_ms=as_of_ms,
             exclude_bought=self._exclude_bought,
             excluded=self._hybrid.vocabulary.indices_of_keys(left_out),
         )
@@ -289,14 +297,14 @@ class Recommendations(Outcome):
         return [orjson.Fragment(array) for array in arrays]
 
     def _reason(self, part: int, cause: int) -> str:
-        if part == Part.RECENT:
-            return "you looked at it lately"
+        if part == Part.DUE:
+            return f"due again: you take it about every {cause} days"
+        if part == Part.OWN:
+            return "you chose it before"
         if part == Part.POPULAR or cause < 0:
             return "popular now"
         title = self._catalog.title(self._hybrid.vocabulary.ids[cause])
-        if part == Part.ALSO_VIEWED:
-            return f"often chosen with {title}"
-        return f"close in taste to {title}"
+        return REASONS[part].format(title=title)
 
 
 def _triggers(marks: NDArray[np.void], partition: int) -> list[dict[str, Any]]:

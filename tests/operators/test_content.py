@@ -56,9 +56,7 @@ CASE = OperatorCase[ItemContent, Batch](
     state=ItemContent.arrays,
     load=ItemContent.load_arrays,
     max_bytes=20_000,
-    poison=lambda batch: batch._replace(
-        weights=np.append(batch.weights[1:], np.float32(np.nan))
-    ),
+    poison=lambda batch: batch._replace(weights=np.append(batch.weights[1:], np.float32(np.nan))),
     take=ItemContent.take_delta,
     apply=ItemContent.apply_delta,
 )

@@ -59,9 +59,7 @@ CASE = OperatorCase[Trends, Batch](
     state=Trends.arrays,
     load=Trends.load_arrays,
     max_bytes=20_000,
-    poison=lambda batch: batch._replace(
-        weights=np.append(batch.weights[1:], np.float32(np.nan))
-    ),
+    poison=lambda batch: batch._replace(weights=np.append(batch.weights[1:], np.float32(np.nan))),
     take=Trends.take_delta,
     apply=Trends.apply_delta,
 )
@@ -74,9 +72,7 @@ def test_trends_keep_the_contract(check: Callable[[OperatorCase[Trends, Batch]],
 
 def learn(trends: Trends, events: list[tuple[int, float, int]]) -> None:
     items, weights, positions = zip(*events, strict=True)
-    trends.learn_many(
-        np.array(items, np.int32), np.array(weights, np.float32), np.array(positions)
-    )
+    trends.learn_many(np.array(items, np.int32), np.array(weights, np.float32), np.array(positions))
 
 
 @settings(deadline=None, max_examples=200)
