@@ -57,6 +57,9 @@ own."""
     type=click.Choice(("file", "shuffled")),
     help="recommend: the order of choices of the same time.",
 )
+@click.option(
+    "--tune", is_flag=True, default=None, help="recommend: look for settings on the first fifth."
+)
 @click.option("--plot", help="recommend: write the curves over time to this PNG.")
 def main(name: str, quick: bool, seed: int, as_data: bool, **flags: object) -> None:
     """Run the benchmark NAME; the exit status is 1 where the run is not valid."""

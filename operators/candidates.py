@@ -7,6 +7,7 @@ from operators.content import match_interests
 from operators.cooccurrence_rows import CooccurrenceState
 from operators.draws import SIZE
 from operators.factor_kernels import FactorState
+from operators.fast_log import log_above_one
 from operators.kernel import kernel, loose_kernel
 from operators.question import (
     AROUND,
@@ -22,7 +23,9 @@ from operators.question import (
 
 BARRED = -1
 # Of the scores by vectors, so many are looked at to guess which are among the best.
-SAMPLE = 1024
+SAMPLE = 512
+# Newest items of a customer that count for the lift, whose logarithms cost most.
+LIFTED = 12
 
 
 @loose_kernel
@@ -31,7 +34,7 @@ def loose_dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     total = np.float32(0.0)
     for f in range(len(left)):
         total += left[f] * right[f]
-    return total
+    return float(total)
 
 
 @kernel
@@ -101,7 +104,7 @@ def meet_neighbours(
         backward_scale = np.float32(share / (totals[item, 2] + smoothing))
         order_scale = np.float32(share / (totals[item, 3] + smoothing))
         around_scale = np.float32(share_around / (totals[item, 4] + smoothing))
-        lift_scale = np.float32((events + 1.0) / smoothing)
+        lift_scale = np.float32((events + 1.0) / smoothing if k < LIFTED else 0.0)
         back_off[0] += next_scale * smoothing
         back_off[1] += forward_scale * smoothing
         back_off[2] += backward_scale * smoothing
@@ -142,77 +145,101 @@ def meet_neighbours(
             shares[place, CHOICE] += (
                 np.float32(0.5) * by_next + by_forward + by_backward + by_order + by_around
             )
-            if forward > 0.0:
-                shares[place, 5] += share * fast_log(
+            if forward > 0.0 and lift_scale > 0.0:
+                shares[place, 5] += share * log_above_one(
                     np.float32(1.0) + forward * lift_scale / (np.float32(counts[other]) + half)
                 )
     return found
 
 
 @kernel
-def fast_log(value: float) -> float:
-    """Natural logarithm of a number of at least 1, to about one part in a thousand.
+def choose_all(
+    scratch: Scratch,
+    barred: NDArray[np.uint8],
+    items: NDArray[np.int32],
+    count: int,
+    found: int,
+    kept: int,
+    most: int,
+) -> tuple[int, int]:
+    """Choose up to `most` of the first `count` items; -1 ends them.
 
-    The mantissa m, brought to 0.75..1.5, has ``log m ≈ 2 (r + r³/3)`` with
-    ``r = (m - 1) / (m + 1)``.
+    Items that are barred are passed over; items that are chosen already count.
+
+    Returns
+    -------
+    found, kept
+        Items met and candidates there are now.
     """
-    mantissa, result = np.float32(value), np.float32(0.0)
-    while mantissa >= np.float32(24.0):
-        mantissa *= np.float32(0.0625)
-        result += np.float32(2.772588722239781)
-    while mantissa >= np.float32(1.5):
-        mantissa *= np.float32(0.5)
-        result += np.float32(0.6931471805599453)
-    ratio = (mantissa - np.float32(1.0)) / (mantissa + np.float32(1.0))
-    return result + ratio * (np.float32(2.0) + np.float32(0.6666667) * ratio * ratio)
+    # Named outside the loop, and in no call of their own: see `meet_neighbours`.
+    places, met, chosen, shares = scratch.places, scratch.met, scratch.chosen, scratch.shares
+    candidates, met_places = scratch.candidates, scratch.met_places
+    left = most
+    for k in range(count):
+        item = items[k]
+        if left == 0 or item < 0:
+            break
+        if item >= len(places) or places[item] == BARRED or barred[item] != 0:
+            continue
+        left -= 1
+        place = places[item]
+        if place == 0:
+            met[found] = item
+            chosen[found] = 0
+            for column in range(COLUMNS):
+                shares[found, column] = 0.0
+            found += 1
+            places[item] = found
+            place = found
+        if chosen[place - 1] == 0:
+            chosen[place - 1] = 1
+            candidates[kept] = item
+            met_places[kept] = place - 1
+            kept += 1
+    return found, kept
 
 
 @kernel
-def choose_item(
-    scratch: Scratch, barred: NDArray[np.uint8], found: int, kept: int, item: int
-) -> tuple[int, int]:
-    """Meet and choose one item, unless it is barred or chosen; returns items met, candidates."""
-    place = scratch.places[item]
-    if place == BARRED or barred[item] != 0:
-        return found, kept
-    if place == 0:
-        if found == len(scratch.met):
-            return found, kept
-        scratch.met[found] = item
-        scratch.chosen[found] = 0
-        for column in range(COLUMNS):
-            scratch.shares[found, column] = 0.0
-        found += 1
-        scratch.places[item] = found
-        place = found
-    if scratch.chosen[place - 1] == 0 and kept < len(scratch.candidates):
-        scratch.chosen[place - 1] = 1
-        scratch.candidates[kept] = item
-        scratch.met_places[kept] = place - 1
-        kept += 1
-    return found, kept
+def likely_floor(
+    scores: NDArray[np.float32], count: int, most: int, room: NDArray[np.float32]
+) -> float:
+    """Guess from a sample a score that at least `most` of the first `count` exceed."""
+    stride = max(1, count // SAMPLE)
+    taken = 0
+    for place in range(0, count, stride):
+        room[taken] = scores[place]
+        taken += 1
+    wanted = int(most / max(count, 1) * taken * 1.3) + 8
+    if wanted >= taken:
+        return -np.inf
+    return kth_largest(room, taken, wanted)
 
 
 @kernel
 def choose_neighbours(scratch: Scratch, barred: NDArray[np.uint8], found: int, most: int) -> int:
     """Choose the `most` available items met with the largest shares; return how many."""
     order, shares, chosen, met = scratch.order, scratch.shares, scratch.chosen, scratch.met
-    free = 0
-    for place in range(found):
-        chosen[place] = 0
-        if barred[met[place]] == 0:
-            order[free] = shares[place, CHOICE]
-            free += 1
-    floor = np.float32(-1.0)
-    if free > most:
-        floor = np.float32(kth_largest(order, free, most))
-    kept = 0
-    for place in range(found):
-        if kept == most:
+    likely = scratch.likely
+    chosen[:found] = 0
+    floor = np.float32(likely_floor(shares[:, CHOICE], found, most, order))
+    while True:
+        count = 0
+        for place in range(found):
+            if shares[place, CHOICE] >= floor and barred[met[place]] == 0:
+                order[count] = shares[place, CHOICE]
+                likely[count] = place
+                count += 1
+        if count >= most or floor == -np.inf:
             break
-        if shares[place, CHOICE] >= floor:
-            _, kept = choose_item(scratch, barred, found, kept, met[place])
-    return kept
+        floor = np.float32(-np.inf)
+    if count > most:
+        floor = np.float32(kth_largest(order, count, most))
+    best = 0
+    for k in range(count):
+        if shares[likely[k], CHOICE] >= floor:
+            likely[best] = met[likely[k]]
+            best += 1
+    return choose_all(scratch, barred, likely, best, found, 0, most)[1]
 
 
 @kernel
@@ -221,22 +248,6 @@ def score_all(factors: FactorState, state: NDArray[np.float32], out: NDArray[np.
     outputs, biases = factors.outputs, factors.biases
     for item in range(min(len(out), factors.sizes[SIZE])):
         out[item] = loose_dot(state, outputs[item]) + biases[item]
-
-
-@kernel
-def likely_floor(
-    scores: NDArray[np.float32], known: int, most: int, room: NDArray[np.float32]
-) -> float:
-    """Guess from a sample a score that at least `most` of the first `known` exceed."""
-    stride = max(1, known // SAMPLE)
-    count = 0
-    for item in range(0, known, stride):
-        room[count] = scores[item]
-        count += 1
-    wanted = int(most / known * count * 1.3) + 8
-    if wanted >= count:
-        return -np.inf
-    return kth_largest(room, count, wanted)
 
 
 @kernel
@@ -258,34 +269,12 @@ def choose_near(
         floor = np.float32(-np.inf)
     if count > most:
         floor = np.float32(kth_largest(room, count, most))
-    left = most
+    best = 0
     for k in range(count):
-        if left == 0:
-            break
         if scores[likely[k]] >= floor:
-            left -= 1
-            found, kept = choose_item(scratch, barred, found, kept, likely[k])
-    return found, kept
-
-
-@kernel
-def choose_first(
-    scratch: Scratch,
-    barred: NDArray[np.uint8],
-    items: NDArray[np.int32],
-    found: int,
-    kept: int,
-    most: int,
-) -> tuple[int, int]:
-    """Choose the first `most` of a list that may be chosen; -1 ends it."""
-    left = most
-    for item in items:
-        if left == 0 or item < 0:
-            break
-        if item < len(scratch.places) and scratch.places[item] != BARRED and barred[item] == 0:
-            left -= 1
-            found, kept = choose_item(scratch, barred, found, kept, item)
-    return found, kept
+            likely[best] = likely[k]
+            best += 1
+    return choose_all(scratch, barred, likely, best, found, kept, most)
 
 
 @kernel
@@ -294,21 +283,22 @@ def choose_fresh(
 ) -> tuple[int, int]:
     """Choose the new items whose words fit the customer best; without interests the newest."""
     fresh, barred, counts = parts.fresh, parts.barred, parts.trends.counts
-    matches = np.full(FRESH_CANDIDATES, -np.inf)
     best = np.full(FRESH_CANDIDATES, -1, np.int32)
-    for item in fresh:
+    if fresh[0] < 0:
+        return found, kept
+    lifts, shared = np.empty(len(fresh), np.float32), np.empty(len(fresh), np.float32)
+    match_interests(parts.content, scratch.interests, interest, fresh, len(fresh), lifts, shared)
+    for n in range(len(fresh)):
+        item = fresh[n]
         if not 0 <= item < known or barred[item] != 0 or counts[item] >= FRESH_EVENTS:
-            continue
-        match, _ = match_interests(parts.content, scratch.interests, interest, item)
-        place = FRESH_CANDIDATES
-        while place > 0 and matches[place - 1] < match:
-            place -= 1
-        if place == FRESH_CANDIDATES:
-            continue
-        for to in range(FRESH_CANDIDATES - 1, place, -1):
-            matches[to], best[to] = matches[to - 1], best[to - 1]
-        matches[place], best[place] = match, item
-    return choose_first(scratch, barred, best, found, kept, FRESH_CANDIDATES)
+            lifts[n] = -np.inf
+    for place in range(FRESH_CANDIDATES):
+        n = int(np.argmax(lifts))
+        if lifts[n] == -np.inf:
+            break
+        best[place] = fresh[n]
+        lifts[n] = -np.inf
+    return choose_all(scratch, barred, best, FRESH_CANDIDATES, found, kept, FRESH_CANDIDATES)
 
 
 @kernel
@@ -352,12 +342,12 @@ def gather(
     if count > 0 and 0 < known <= limits.scan:
         score_all(parts.factors, scratch.states[0], scratch.near)
         found, kept = choose_near(scratch, barred, known, found, kept, limits.near)
-    found, kept = choose_first(scratch, barred, indexed, found, kept, len(indexed))
-    found, kept = choose_first(scratch, barred, top[0], found, kept, limits.popular)
-    found, kept = choose_first(scratch, barred, top[1], found, kept, limits.hot)
+    found, kept = choose_all(scratch, barred, indexed, len(indexed), found, kept, len(indexed))
+    found, kept = choose_all(scratch, barred, top[0], top.shape[1], found, kept, limits.popular)
+    found, kept = choose_all(scratch, barred, top[1], top.shape[1], found, kept, limits.hot)
     found, kept = choose_fresh(scratch, parts, known, interest, found, kept)
     own = scratch.context.items
-    return choose_first(scratch, barred, own, found, kept, len(own))
+    return choose_all(scratch, barred, own, count, found, kept, count)
 
 
 @kernel

@@ -12,6 +12,7 @@ from operators.arrays import load_into
 from operators.batches import require_lengths
 from operators.deltas import Expected, require_delta, require_within
 from operators.errors import ParameterError, require_finite
+from operators.fast_log import fast_log
 from operators.hashing import hash_strings
 from operators.kernel import kernel
 
@@ -128,28 +129,40 @@ def gather_interests(
 
 @kernel
 def match_interests(
-    state: ContentState, interests: Interests, total: float, item: int
-) -> tuple[float, float]:
-    """How well an item's words are those that the customer looks at; see `ItemContent`."""
-    lift, shared, count = 0.0, 0.0, 0
-    if total <= 0.0 or item >= len(state.words):
-        return 0.0, 0.0
+    state: ContentState,
+    interests: Interests,
+    total: float,
+    items: NDArray[np.int32],
+    count: int,
+    lifts: NDArray[np.float32],
+    shared: NDArray[np.float32],
+) -> None:
+    """Write how well the words of the first `count` items are those that the customer looks at.
+
+    See `ItemContent`; `total` is what `gather_interests` returned. Items of -1 match by 0.
+    """
+    words, counts, known, weights = state.words, state.counts, interests.words, interests.weights
     events = state.total[0] + _FIRST_EVENTS
-    for place in range(state.words.shape[1]):
-        word = state.words[item, place]
-        if word < 0:
-            break
-        base = state.counts[word] / events
-        at = place_of_word(interests.words, word)
-        share = interests.weights[at] / total if at >= 0 and interests.words[at] else 0.0
-        lift += math.log((share + BACK_OFF * base + FLOOR) / ((1.0 + BACK_OFF) * base + FLOOR))
-        if share > 0.0:
-            shared -= share * math.log(base + _WORD_FLOOR)
-        count += 1
-    if count == 0:
-        return 0.0, 0.0
-    scale = 1.0 / math.sqrt(count)
-    return lift * scale, shared * scale
+    for k in range(count):
+        item = items[k]
+        lift, rare, length = 0.0, 0.0, 0
+        if total > 0.0 and 0 <= item < len(words):
+            for place in range(words.shape[1]):
+                word = words[item, place]
+                if word < 0:
+                    break
+                base, share = counts[word] / events, 0.0
+                at = place_of_word(known, word)
+                if at >= 0 and known[at] != 0:
+                    share = weights[at] / total
+                    rare -= share * fast_log(base + _WORD_FLOOR)
+                lift += fast_log(
+                    (share + BACK_OFF * base + FLOOR) / ((1.0 + BACK_OFF) * base + FLOOR)
+                )
+                length += 1
+        scale = 1.0 / math.sqrt(max(length, 1))
+        lifts[k] = lift * scale
+        shared[k] = rare * scale
 
 
 @kernel
@@ -202,9 +215,10 @@ def learn_contents(
 @kernel
 def match_many(
     state: ContentState, contexts: NDArray[np.int32], candidates: NDArray[np.int32]
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Match many customers' candidates; see `ItemContent.match_many`."""
-    scores = np.zeros(candidates.shape)
+    scores = np.zeros(candidates.shape, np.float32)
+    shared = np.empty(candidates.shape[1], np.float32)
     interests = make_interests()
     recency = np.ones(contexts.shape[1], np.float32)
     for i in range(len(contexts)):
@@ -212,9 +226,8 @@ def match_many(
         while count < contexts.shape[1] and contexts[i, count] >= 0:
             count += 1
         total = gather_interests(state, contexts[i], recency, count, interests)
-        for k in range(candidates.shape[1]):
-            if candidates[i, k] >= 0:
-                scores[i, k] = match_interests(state, interests, total, candidates[i, k])[0]
+        items = candidates[i]
+        match_interests(state, interests, total, items, len(items), scores[i], shared)
     return scores
 
 
@@ -320,7 +333,7 @@ class ItemContent:
 
     def match_many(
         self, contexts: NDArray[np.int32], candidates: NDArray[np.int32]
-    ) -> NDArray[np.float64]:
+    ) -> NDArray[np.float32]:
         """Match items with customers, all of whose items count alike.
 
         Parameters
@@ -332,7 +345,7 @@ class ItemContent:
 
         Returns
         -------
-        float64[n, m], above 0 where the customer's items have the words more than anybody's.
+        float32[n, m], above 0 where the customer's items have the words more than anybody's.
         """
         require_lengths("ItemContent", len(contexts), candidates=candidates)
         return match_many(self.state, contexts, candidates)
@@ -347,7 +360,7 @@ class ItemContent:
         if not self.state.added_total[0]:
             return {}
         places = np.flatnonzero(self.state.added).astype(np.int32)
-        delta = {
+        delta: dict[str, NDArray[Any]] = {
             "places": places,
             "counts": self.state.added[places],
             "total": self.state.added_total.copy(),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.candidates import BARRED, clear, gather, loose_dot, mark_items
-from operators.content import ContentState, gather_interests, match_interests
+from operators.content import gather_interests, match_interests
 from operators.factor_kernels import FactorColumns, FactorState, customer_state
 from operators.fusion import gap_bucket
 from operators.history import DAY_MS, LAST_DAY, MAX_COUNT, HistoryColumns, has_had, read_context
@@ -58,7 +58,8 @@ OWN, OWN_DUE = int(Feature.OWN), int(Feature.OWN_DUE)
 @kernel
 def popularity_share(trends: TrendState, item: int) -> float:
     """Share of all events that are this item's, smoothed by half an event."""
-    return (trends.counts[item] + 0.5) / (trends.totals[TOTAL] + 0.5 * (1.0 + trends.totals[1]))
+    total = trends.totals[TOTAL] + 0.5 * (1.0 + trends.totals[1])
+    return float((trends.counts[item] + 0.5) / total)
 
 
 @kernel
@@ -152,16 +153,6 @@ def describe_taste(
 
 
 @kernel
-def describe_content(scratch: Scratch, content: ContentState, kept: int, interest: float) -> None:
-    """Fill how well candidates' words are those of the customer's items."""
-    features = scratch.features
-    for k in range(kept):
-        lift, rare = match_interests(content, scratch.interests, interest, scratch.candidates[k])
-        features[CONTENT, k] = lift
-        features[CONTENT_RARE, k] = rare
-
-
-@kernel
 def describe_own(
     scratch: Scratch, history: HistoryColumns, slot: int, kept: int, count: int, now_ms: int
 ) -> None:
@@ -179,10 +170,10 @@ def describe_own(
         place = places[context.items[position]] - 1
         if place < 0 or scratch.chosen[place] == 0:
             continue
-        k = np.int64(by_place[place])
+        k = int(by_place[place])
         at = context.places[position]
         times = np.float64(history.counts[slot, at] & np.uint8(MAX_COUNT))
-        days = np.float64(max(today - np.int64(history.days[slot, at]), 0))
+        days = max(today - int(np.int64(history.days[slot, at])), 0)
         features[OWN, k] = 1.0
         features[OWN + 1, k] = math.log(times)
         features[OWN + 2, k] = math.log(1.0 + context.lags[position])
@@ -212,19 +203,25 @@ def centre(scratch: Scratch, kept: int) -> None:
 def read_customer(
     everything: Everything, slot: int, known: int, limits: Limits, scratch: Scratch
 ) -> int:
-    """Read one customer's history and state; return how many items the context has."""
-    rows, factors, states = everything.rows, everything.parts.factors, scratch.states
-    count = read_context(rows.history, slot, everything.table, known, scratch.context)
+    """Read one customer's history; return how many items the context has."""
+    history = everything.rows.history
+    count = read_context(history, slot, everything.table, known, scratch.context)
     weigh_context(limits, scratch, count)
+    return count
+
+
+@kernel
+def read_states(everything: Everything, slot: int, scratch: Scratch) -> None:
+    """Fill the states of a customer whom `read_customer` read."""
+    factors, columns, states = everything.parts.factors, everything.rows.factors, scratch.states
     items, recency = scratch.context.items, scratch.recency
-    customer_state(factors, rows.factors, slot, items, recency[TASTE], states[0])
-    customer_state(factors, rows.factors, slot, items, recency[NOW], states[1])
-    customer_state(factors, rows.factors, slot, items, recency[AROUND], states[2])
-    own = rows.factors.vectors[slot]
+    customer_state(factors, columns, slot, items, recency[TASTE], states[0])
+    customer_state(factors, columns, slot, items, recency[NOW], states[1])
+    customer_state(factors, columns, slot, items, recency[AROUND], states[2])
+    own = columns.vectors[slot]
     for f in range(states.shape[1]):
         states[1, f] -= own[f]
         states[2, f] -= own[f]
-    return count
 
 
 @kernel
@@ -272,6 +269,7 @@ def consider(
     if exclude_had:
         mark_had(scratch.places, history, slot, everything.keys, known)
     mark_items(scratch.places, excluded, BARRED)
+    read_states(everything, slot, scratch)
     used, items = min(count, limits.context), scratch.context.items
     interest = gather_interests(
         parts.content, items, scratch.recency[PAIRS], used, scratch.interests
@@ -282,7 +280,16 @@ def consider(
     describe_trends(scratch, parts.trends, kept, position)
     describe_usual(scratch, parts.trends, history.usual[slot], kept)
     describe_taste(scratch, parts.factors, everything.rows.factors, slot, kept)
-    describe_content(scratch, parts.content, kept, interest)
+    features = scratch.features
+    match_interests(
+        parts.content,
+        scratch.interests,
+        interest,
+        scratch.candidates,
+        kept,
+        features[CONTENT],
+        features[CONTENT_RARE],
+    )
     describe_own(scratch, history, slot, kept, count, now_ms)
     centre(scratch, kept)
     if exclude_had:

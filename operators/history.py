@@ -99,12 +99,12 @@ def victim(columns: HistoryColumns, slot: int) -> int:
     newest = columns.orders_seen[slot]
     oldest, found = -(1 << 30), length - 1
     for place in range(length - 1, length // 2 - 1, -1):
-        lag = np.int64((newest - columns.orders[slot, place]) & np.uint32(0xFFFF))
-        count = np.int64(columns.counts[slot, place] & np.uint8(MAX_COUNT))
+        lag = int(np.int64((newest - columns.orders[slot, place]) & np.uint32(0xFFFF)))
+        count = int(np.int64(columns.counts[slot, place] & np.uint8(MAX_COUNT)))
         age = lag - ORDERS_PER_REPEAT * (count - 1)
         if age > oldest:
             oldest, found = age, place
-    return found
+    return int(found)
 
 
 @kernel
@@ -130,14 +130,15 @@ def push_event(
     day = min(max(ts_ms // DAY_MS, 0), LAST_DAY)
     interval, count, flag = 0, 0, np.uint8(0)
     if is_known:
-        interval, count = np.int64(intervals[slot, place]), np.int64(counts[slot, place])
-        flag = np.uint8(count) & BOUGHT
-        count &= MAX_COUNT
-        passed = day - np.int64(days[slot, place])
+        interval = int(np.int64(intervals[slot, place]))
+        count = int(np.int64(counts[slot, place] & np.uint8(MAX_COUNT)))
+        flag = counts[slot, place] & BOUGHT
+        before = int(np.int64(days[slot, place]))
+        passed = day - before
         if passed > 0:
             # The first interval counts whole, each further one as a third.
             interval = passed if interval == 0 else (2 * interval + passed + 1) // 3
-        day = max(day, np.int64(days[slot, place]))
+        day = max(day, before)
     for to in range(place, 0, -1):
         keys[slot, to] = keys[slot, to - 1]
         orders[slot, to] = orders[slot, to - 1]
@@ -162,9 +163,9 @@ def had_bits(key: np.uint64, words: int) -> tuple[int, np.uint64, int, np.uint64
     first, second = key & mask, (key >> np.uint64(32)) & mask
     six, low = np.uint64(6), np.uint64(63)
     return (
-        np.int64(first >> six),
+        int(np.int64(first >> six)),
         np.uint64(1) << (first & low),
-        np.int64(second >> six),
+        int(np.int64(second >> six)),
         np.uint64(1) << (second & low),
     )
 
@@ -184,7 +185,7 @@ def has_had(had: NDArray[np.uint64], slot: int, key: np.uint64) -> bool:
     if had.shape[1] <= 1:
         return False
     word, bit, other_word, other_bit = had_bits(key, had.shape[1])
-    return (had[slot, word] & bit) != 0 and (had[slot, other_word] & other_bit) != 0
+    return bool((had[slot, word] & bit) != 0 and (had[slot, other_word] & other_bit) != 0)
 
 
 @kernel

@@ -46,6 +46,8 @@ __all__ = ["Hybrid", "Lists", "Options", "Part"]
 # Newest items of a customer that an event's item is paired with.
 PAIRED = 12
 INTRODUCED_SHARE = 0.8
+# A narrow question looks at one candidate and one item of the history in so many.
+NARROW = 2
 
 
 class Options(NamedTuple):
@@ -87,12 +89,12 @@ class Options(NamedTuple):
     negatives: int = 32
     neighbours: int = 512
     repeats: bool = True
-    filter_bits: int = 8192
+    filter_bits: int = 16_384
     also_candidates: int = 100
     near_candidates: int = 60
     popular_candidates: int = 30
     hot_candidates: int = 20
-    context_items: int = 32
+    context_items: int = 20
     smoothing: float = 10.0
     scanned_items: int = 50_000
     test_share: float = 1 / 64
@@ -108,6 +110,22 @@ def _require_options(options: Options) -> None:
         raise ParameterError("test_share must be in [0, 1] and quality_tests at least 1")
     if not 0.0 < options.smoothing < np.inf:
         raise ParameterError(f"smoothing must be above 0, is {options.smoothing}")
+
+
+def _limits_of(options: Options, part: int) -> Limits:
+    """Return the limits of a question that looks at one part in so many of what it could."""
+    by_lag, by_place = fading()
+    return Limits(
+        -(-options.also_candidates // part),
+        options.near_candidates // part,
+        -(-options.popular_candidates // part),
+        options.hot_candidates // part,
+        -(-options.context_items // part),
+        options.smoothing,
+        options.scanned_items,
+        by_lag,
+        by_place,
+    )
 
 
 class Hybrid:
@@ -202,16 +220,8 @@ class Hybrid:
             self.factorization.state,
             self.content.state,
         )
-        self._limits = Limits(
-            chosen.also_candidates,
-            chosen.near_candidates,
-            chosen.popular_candidates,
-            chosen.hot_candidates,
-            chosen.context_items,
-            chosen.smoothing,
-            chosen.scanned_items,
-            *fading(),
-        )
+        self._limits = _limits_of(chosen, 1)
+        self._narrow = _limits_of(chosen, NARROW)
         self._keep = 1.0 - 1.0 / chosen.quality_tests
 
     def learn_many(
@@ -300,6 +310,7 @@ class Hybrid:
         exclude_bought: bool,
         excluded: NDArray[np.int32] | None = None,
         explained: int | None = None,
+        wide: bool = True,
     ) -> Lists:
         """Recommend `n` items to each customer. Nothing is written.
 
@@ -321,6 +332,9 @@ class Hybrid:
         explained
             So many items of each list, from the first on, get `causes` and `parts`; all where
             None.
+        wide
+            Whether to look at all the candidates that `Options` allows, or at half of them, in
+            half the time.
 
         Returns
         -------
@@ -346,7 +360,8 @@ class Hybrid:
             not self.options.repeats,
             n if explained is None else explained,
         )
-        rank_lists(self._everything(columns), self.fusion.state, questions, self._limits, lists)
+        limits = self._limits if wide else self._narrow
+        rank_lists(self._everything(columns), self.fusion.state, questions, limits, lists)
         return lists
 
     def rank_unknown(self, n: int, *, now_ms: int) -> Lists:

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.content import content_cause
+from operators.content import ContentState, content_cause
 from operators.cooccurrence_rows import CooccurrenceState, find_slot
 from operators.draws import SIZE
-from operators.factor_kernels import FactorState, customer_state, dot
+from operators.factor_kernels import FactorState, dot
 from operators.features import consider, gap_of, position_of, read_customer
 from operators.fusion import FusionState, fuse, slopes_at, softmax_in_place
-from operators.history import BOUGHT, make_context, read_context
+from operators.history import BOUGHT, Context
 from operators.kernel import kernel, long_kernel
 from operators.question import (
     FEATURES,
@@ -27,6 +27,8 @@ from operators.question import (
 )
 
 POPULAR, ALSO_VIEWED, TOGETHER = int(Part.POPULAR), int(Part.ALSO_VIEWED), int(Part.TOGETHER)
+OPEN = -1
+VIEWED_CHANNELS, ORDER_CHANNELS = (0, 2), (3, 3)
 BY_TASTE, CONTENT, OWN, DUE = int(Part.TASTE), int(Part.CONTENT), int(Part.OWN), int(Part.DUE)
 
 
@@ -116,76 +118,154 @@ def select_best(scores: NDArray[np.float64], count: int, best: NDArray[np.int64]
     return filled
 
 
+class Causes(NamedTuple):
+    """Room to say what speaks for the items of one list.
+
+    Attributes
+    ----------
+    items
+        int32[n], the list.
+    lifts
+        float64[n, PARTS], by how much each part lifts an item above the mean candidate.
+    parts, causes
+        int64[n] each, as in `Lists`; a part of OPEN is not decided.
+    """
+
+    items: NDArray[np.int32]
+    lifts: NDArray[np.float64]
+    parts: NDArray[np.int64]
+    causes: NDArray[np.int64]
+
+
 @kernel
-def pair_cause(
+def lift_parts(
+    fusion: FusionState, scratch: Scratch, best: NDArray[np.int64], count: int, causes: Causes
+) -> None:
+    """Fill the lifts of the list's items: slopes of the score times features above the mean."""
+    slopes = np.empty(FEATURES)
+    lifts, features = causes.lifts, scratch.features
+    for n in range(count):
+        slopes_at(fusion, scratch.blend, best[n], slopes)
+        lifts[n, :] = 0.0
+        for feature in range(FEATURES):
+            lifts[n, PART_OF[feature]] += slopes[feature] * features[feature, best[n]]
+
+
+@kernel
+def find_pair_causes(
     pairs: CooccurrenceState,
     context: NDArray[np.int32],
     recency: NDArray[np.float32],
     used: int,
-    item: int,
-    first: int,
-    last: int,
-) -> int:
-    """Return the context item that the channels `first` to `last` join most with `item`, or -1."""
-    best, cause = 0.0, -1
-    for position in range(used):
-        before = context[position]
-        slot = find_slot(pairs, before, item)
-        if slot < 0:
+    part: int,
+    channels: tuple[int, int],
+    count: int,
+    causes: Causes,
+) -> None:
+    """Name the context item that the channels from the first to the last join most with each."""
+    weights, totals = pairs.weights, pairs.totals
+    for n in range(count):
+        if causes.parts[n] != part or causes.causes[n] >= 0:
             continue
-        share = 0.0
-        for channel in range(first, last + 1):
-            share += pairs.weights[slot, channel] / (pairs.totals[before, channel] + 1.0)
-        share *= recency[position]
-        if share > best:
-            best, cause = share, before
-    return int(cause)
+        best = 0.0
+        for position in range(used):
+            before = context[position]
+            slot = find_slot(pairs, before, causes.items[n])
+            if slot < 0:
+                continue
+            share = 0.0
+            for channel in range(channels[0], channels[1] + 1):
+                share += weights[slot, channel] / (totals[before, channel] + 1.0)
+            if share * recency[position] > best:
+                best = share * recency[position]
+                causes.causes[n] = before
 
 
 @kernel
-def taste_cause(
-    factors: FactorState, context: NDArray[np.int32], recency: NDArray[np.float32], item: int
-) -> int:
-    """Return the context item whose vector speaks most for `item`, or -1."""
-    if item >= factors.sizes[SIZE]:
-        return -1
-    best, cause = 0.0, -1
-    for position in range(len(context)):
-        before = context[position]
-        if before < 0:
-            break
-        if recency[position] <= 0.0:
-            break
-        if before == item or before >= factors.sizes[SIZE]:
+def find_taste_causes(
+    factors: FactorState,
+    context: NDArray[np.int32],
+    recency: NDArray[np.float32],
+    count: int,
+    causes: Causes,
+) -> None:
+    """Name the context item whose vector speaks most for each."""
+    inputs, outputs, known = factors.inputs, factors.outputs, factors.sizes[SIZE]
+    for n in range(count):
+        item = causes.items[n]
+        if causes.parts[n] != BY_TASTE or causes.causes[n] >= 0 or item >= known:
             continue
-        part = recency[position] * dot(factors.inputs[before], factors.outputs[item])
-        if part > best:
-            best, cause = part, before
-    return int(cause)
+        best = 0.0
+        for position in range(len(context)):
+            before = context[position]
+            if before < 0 or recency[position] <= 0.0:
+                break
+            if before == item or before >= known:
+                continue
+            part = recency[position] * dot(inputs[before], outputs[item])
+            if part > best:
+                best = part
+                causes.causes[n] = before
 
 
 @kernel
-def find_cause(
-    everything: Everything, slot: int, used: int, part: int, item: int, scratch: Scratch
-) -> int:
-    """Return what `Lists.causes` says of an item for which `part` speaks, -1 for nothing."""
-    parts, items, recency = everything.parts, scratch.context.items, scratch.recency
-    if part == ALSO_VIEWED:
-        return pair_cause(parts.pairs, items, recency[PAIRS], used, item, 0, 2)
-    if part == TOGETHER:
-        return pair_cause(parts.pairs, items, recency[PAIRS], used, item, 3, 3)
-    if part == BY_TASTE:
-        return taste_cause(parts.factors, items, recency[TASTE], item)
-    if part == CONTENT:
-        return content_cause(parts.content, items[:used], recency[PAIRS], item)
-    if part in (OWN, DUE):
-        for position in range(len(items)):
-            if items[position] == item:
-                if part == OWN:
-                    return item
-                at = scratch.context.places[position]
-                return int(everything.rows.history.intervals[slot, at])
-    return -1
+def find_content_causes(
+    content: ContentState,
+    context: NDArray[np.int32],
+    recency: NDArray[np.float32],
+    used: int,
+    count: int,
+    causes: Causes,
+) -> None:
+    """Name the context item that shares the rarest words with each."""
+    for n in range(count):
+        if causes.parts[n] == CONTENT and causes.causes[n] < 0:
+            causes.causes[n] = content_cause(content, context[:used], recency, causes.items[n])
+
+
+@kernel
+def find_own_causes(
+    context: Context, intervals: NDArray[np.uint16], count: int, causes: Causes
+) -> None:
+    """Name the item itself, or the days that usually lie between."""
+    for n in range(count):
+        part = causes.parts[n]
+        if part not in (OWN, DUE) or causes.causes[n] >= 0:
+            continue
+        for position in range(len(context.items)):
+            if context.items[position] == causes.items[n]:
+                days = np.int64(intervals[context.places[position]])
+                causes.causes[n] = causes.items[n] if part == OWN else days
+                break
+
+
+@kernel
+def lead(count: int, causes: Causes) -> int:
+    """Give items that are not decided the part that lifts them most; return how many there were.
+
+    Popularity needs no cause, and stands for an item that nothing else lifts.
+    """
+    left = 0
+    for n in range(count):
+        if causes.parts[n] != OPEN:
+            continue
+        left += 1
+        part = int(np.argmax(causes.lifts[n]))
+        if causes.lifts[n, part] <= 0.0:
+            part = POPULAR
+        causes.parts[n], causes.causes[n] = part, -1
+    return left
+
+
+@kernel
+def reopen(count: int, causes: Causes) -> None:
+    """Take back parts that named no cause, so that the next one has its turn."""
+    for n in range(count):
+        part, cause = causes.parts[n], causes.causes[n]
+        # An item with one interval of no days is due at no time.
+        if part != POPULAR and (cause < 0 or (part == DUE and cause == 0)):
+            causes.lifts[n, part] = -np.inf
+            causes.parts[n] = OPEN
 
 
 @kernel
@@ -194,30 +274,31 @@ def explain(
     fusion: FusionState,
     slot: int,
     used: int,
-    candidate: int,
+    best: NDArray[np.int64],
+    count: int,
     scratch: Scratch,
-    slopes: NDArray[np.float64],
-    lifts: NDArray[np.float64],
-) -> tuple[int, int]:
-    """Return the part that lifts a candidate most above the mean one, and the cause in it.
-
-    A part that names no cause gives way to the next; popularity needs none.
-    """
-    slopes_at(fusion, scratch.blend, candidate, slopes)
-    lifts[:] = 0.0
-    for feature in range(FEATURES):
-        lifts[PART_OF[feature]] += slopes[feature] * scratch.features[feature, candidate]
-    item = scratch.candidates[candidate]
+    causes: Causes,
+) -> None:
+    """Find for the first `count` items of a list what speaks for each, and what it goes by."""
+    parts, context, recency = everything.parts, scratch.context, scratch.recency
+    items, intervals = context.items, everything.rows.history.intervals[slot]
+    for n in range(count):
+        causes.items[n] = scratch.candidates[best[n]]
+        causes.parts[n] = OPEN
+    lift_parts(fusion, scratch, best, count, causes)
     for _ in range(PARTS):
-        part = int(np.argmax(lifts))
-        if part == POPULAR or lifts[part] <= 0.0:
+        if lead(count, causes) == 0:
             break
-        cause = find_cause(everything, slot, used, part, item, scratch)
-        # An item that comes after one interval only is not due at none.
-        if cause > 0 or (cause == 0 and part != DUE):
-            return part, cause
-        lifts[part] = -np.inf
-    return POPULAR, -1
+        find_pair_causes(
+            parts.pairs, items, recency[PAIRS], used, ALSO_VIEWED, VIEWED_CHANNELS, count, causes
+        )
+        find_pair_causes(
+            parts.pairs, items, recency[PAIRS], used, TOGETHER, ORDER_CHANNELS, count, causes
+        )
+        find_taste_causes(parts.factors, items, recency[TASTE], count, causes)
+        find_content_causes(parts.content, items, recency[PAIRS], used, count, causes)
+        find_own_causes(context, intervals, count, causes)
+        reopen(count, causes)
 
 
 @kernel
@@ -253,7 +334,13 @@ def rank_lists(
         parts, everything.rows, fusion, known, questions.indexed.shape[1], limits
     )
     best = np.empty(lists.items.shape[1], np.int64)
-    slopes, lifts = np.empty(FEATURES), np.empty(PARTS)
+    most = len(best)
+    causes = Causes(
+        np.empty(most, np.int32),
+        np.empty((most, PARTS)),
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+    )
     if known == 0:
         return
     for row in range(len(questions.slots)):
@@ -278,35 +365,11 @@ def rank_lists(
         filled = select_best(scores, kept, best)
         used = min(count, limits.context)
         softmax_in_place(scores, kept)
+        explained = min(filled, questions.explained)
+        explain(everything, fusion, slot, used, best, explained, scratch, causes)
         for n in range(filled):
             lists.items[row, n] = scratch.candidates[best[n]]
             lists.scores[row, n] = scores[best[n]]
-            if n >= questions.explained:
-                continue
-            part, cause = explain(everything, fusion, slot, used, best[n], scratch, slopes, lifts)
-            lists.parts[row, n] = part
-            lists.causes[row, n] = cause
-
-
-@kernel
-def read_states(
-    everything: Everything, slots: NDArray[np.int64], limits: Limits
-) -> NDArray[np.float32]:
-    """Return the customers' states, for an index of vectors: float32[m, factors]."""
-    factors = everything.parts.factors
-    known, length = factors.sizes[SIZE], everything.rows.history.keys.shape[1]
-    states = np.empty((len(slots), factors.inputs.shape[1]), np.float32)
-    context = make_context(length)
-    recency = np.empty(length, np.float32)
-    last = limits.by_lag.shape[1] - 1
-    for row in range(len(slots)):
-        count = read_context(everything.rows.history, slots[row], everything.table, known, context)
-        for k in range(length):
-            recency[k] = 0.0
-            if k < count:
-                lag = min(context.lags[k], last)
-                recency[k] = limits.by_lag[TASTE, lag] * limits.by_place[TASTE, min(k, last)]
-        customer_state(
-            factors, everything.rows.factors, slots[row], context.items, recency, states[row]
-        )
-    return states
+            if n < explained:
+                lists.parts[row, n] = causes.parts[n]
+                lists.causes[row, n] = causes.causes[n]

@@ -309,7 +309,7 @@ class Trends:
         items = np.flatnonzero(state.added).astype(np.int32)
         if not len(items):
             return {}
-        delta = {
+        delta: dict[str, NDArray[Any]] = {
             "items": items,
             "counts": state.added[items],
             "recent": state.added_recent[items] / state.units,
@@ -345,8 +345,14 @@ class Trends:
 
     def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
         """Apply what `check_delta` returned."""
-        parts = (checked[name] for name in ("items", "counts", "recent", "positions"))
-        add_trends(self.state, *parts, float(checked["events"][0]))
+        add_trends(
+            self.state,
+            checked["items"],
+            checked["counts"],
+            checked["recent"],
+            checked["positions"],
+            float(checked["events"][0]),
+        )
 
     def mark_known(self) -> None:
         """Take everything counted so far for told, as after loading."""

@@ -18,7 +18,11 @@ beside that of river's BiasedMF, each rating predicted before it is learned.
 
 Sets by name read the public data (``CRM_DATA``); a file holds the contract's records as JSON
 lines, or is a CSV whose columns ``--columns customer=user,item=movie,ts=timestamp`` names
-(``rating`` and ``order`` are known, too).
+(``rating``, ``order`` and ``text``, what the catalogue says of the item, are known, too).
+
+``--tune`` looks for settings of the hybrid by random search on the first fifth of the stream. What
+learning costs is measured with the fusion standing still: a worker teaches it from a share of the
+orders that it has time for.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ from benchmarks.recommend.data import (
     shuffle_ties,
     stream_of,
 )
-from benchmarks.recommend.engine import EngineHybrid
+from benchmarks.recommend.engine import EngineHybrid, as_a_worker, without_fusion
 from benchmarks.recommend.factors import BPR, RiverBiasedMF
 from benchmarks.recommend.methods import Maker, Method
 from benchmarks.recommend.neighbours import ItemToItem, OwnAndItemToItem
@@ -46,9 +50,10 @@ from benchmarks.recommend.plot import draw
 from benchmarks.recommend.prequential import evaluate, learning_microseconds
 from benchmarks.recommend.retrained import Retrained, Train, train_als, train_bpr
 from benchmarks.recommend.stars import compare
+from benchmarks.recommend.tune import search
 from benchmarks.report import BenchmarkError, Options, Report
 
-FLAGS = frozenset({"data", "topic", "columns", "mode", "ties", "plot"})
+FLAGS = frozenset({"data", "topic", "columns", "mode", "ties", "plot", "tune"})
 OURS = "hybrid"
 SEEDS = 3
 QUICK_SHARE = 0.05
@@ -69,8 +74,7 @@ def retrained(train: Train) -> Maker:
     return lambda stream, seed: Retrained(stream, seed, train)
 
 
-MAKERS: dict[str, Maker] = {
-    OURS: EngineHybrid,
+BASELINES: dict[str, Maker] = {
     "popularity": without_seed(Popularity),
     "decayed_popularity": without_seed(Popularity, decay=DECAY_PER_LINE),
     "own_frequency": without_seed(OwnFrequency),
@@ -92,23 +96,43 @@ def run(options: Options) -> Report:
     stream = read(name, options.chosen, options.seed)
     if options.quick:
         stream = shortened(stream, QUICK_SHARE)
-    results: dict[str, list[dict[str, Any]]] = {}
-    for method, make in MAKERS.items():
-        seeds = SEEDS if method in DRAWING and not options.quick else 1
-        results[method] = []
-        for seed in range(options.seed, options.seed + seeds):
-            figures = evaluate(
-                stream,
-                make(stream, seed),
-                repeats=repeats,
-                tell=lambda share, method=method: options.tell(f"{method} {share:.0%}"),  # type: ignore[misc] # bound now
-            )
-            cost = learning_microseconds(stream, make(stream, seed))
-            results[method].append({**figures, "learn_microseconds_per_event": cost})
+    settings = as_a_worker(repeats=repeats)
+    if options.chosen.get("tune"):
+        settings = search(stream, settings, options.seed, repeats=repeats, tell=options.tell)
+    results: dict[str, list[dict[str, Any]]] = {OURS: []}
+    members = []
+    for seed in seeds_of(OURS, options):
+        ours = EngineHybrid(stream, seed, settings)
+        bare = EngineHybrid(stream, seed, without_fusion(settings))
+        results[OURS].append(judged(OURS, stream, ours, bare, options, repeats=repeats))
+        members.append(ours.members())
+    for method, make in BASELINES.items():
+        results[method] = [
+            judged(method, stream, make(stream, seed), make(stream, seed), options, repeats=repeats)
+            for seed in seeds_of(method, options)
+        ]
     report = summarise(stream, repeats, results, compare(stream, options.seed))
+    report.figures["members"] = {part: fmean(each[part] for each in members) for part in members[0]}
+    report.figures["settings"] = settings._asdict()
     if "plot" in options.chosen:
         draw(report.figures, Path(options.chosen["plot"]), OURS)
     return report
+
+
+def seeds_of(method: str, options: Options) -> range:
+    """Return the seeds that a method is run with."""
+    count = SEEDS if method in DRAWING and not options.quick else 1
+    return range(options.seed, options.seed + count)
+
+
+def judged(
+    name: str, stream: Stream, method: Method, fresh: Method, options: Options, *, repeats: bool
+) -> dict[str, Any]:
+    """Return a method's measures, and what learning the stream costs a fresh one of its kind."""
+    figures = evaluate(
+        stream, method, repeats=repeats, tell=lambda share: options.tell(f"{name} {share:.0%}")
+    )
+    return {**figures, "learn_microseconds_per_event": learning_microseconds(stream, fresh)}
 
 
 def read(name: str, chosen: Mapping[str, Any], seed: int) -> Stream:

@@ -6,11 +6,23 @@ from benchmarks.recommend.data import Stream
 from benchmarks.recommend.methods import Question, Scored
 from operators.content import words_of
 from operators.hashing import hash_strings
-from operators.hybrid import Hybrid, Options
+from operators.hybrid import Hybrid, Options, Part
 
 LIST_LENGTH = 100
 """So many are asked for; what comes behind them counts as a miss."""
 CAPACITY = 50_000
+WHOLE_STREAM = 1_000_000_000
+"""Tests that the figures of the members look back on."""
+
+
+def as_a_worker(*, repeats: bool) -> Options:
+    """Return the options of a worker that has time to learn the fusion from every order."""
+    return Options(repeats=repeats, test_share=1.0, quality_tests=WHOLE_STREAM)
+
+
+def without_fusion(options: Options) -> Options:
+    """Return options under which everything but the fusion learns."""
+    return options._replace(test_share=0.0)
 
 
 class EngineHybrid:
@@ -20,17 +32,12 @@ class EngineHybrid:
 
     Parameters
     ----------
-    repeats
-        Whether customers may have again what they have had.
-    test_share
-        Of the orders, so many teach the fusion.
+    options
+        Of the hybrid.
     """
 
-    def __init__(
-        self, stream: Stream, seed: int, *, repeats: bool, test_share: float = 1.0
-    ) -> None:
+    def __init__(self, stream: Stream, seed: int, options: Options) -> None:
         self._stream = stream
-        options = Options(repeats=repeats, test_share=test_share)
         self._hybrid = Hybrid(max(CAPACITY, len(stream.item_ids)), seed, options)
         self._rows = np.zeros(len(stream.customer_ids), self._hybrid.row_dtype)
         self._ids = [stream.item_ids[item] for item in stream.items.tolist()]
@@ -40,6 +47,11 @@ class EngineHybrid:
         orders = hash_strings([f"order {number}" for number in range(len(stream.starts) - 1)])
         self._keys = orders[self._groups]
         self._known = 0
+
+    def members(self) -> dict[str, float]:
+        """Return the hit rate at 10 of each part of the hybrid alone, over all that was tested."""
+        quality = self._hybrid.quality()
+        return {part.name.lower(): quality[f"{part.name.lower()}_hit_rate_at_10"] for part in Part}
 
     def score(self, question: Question) -> Scored:
         """Return the hybrid's list."""

@@ -47,6 +47,8 @@ REACTION_WEIGHTS[Reaction.CONVERSION] = 3.0
 """How strongly each reaction to a list speaks for an item. A conversion weighs less than an order:
 the order itself comes too."""
 TOPICS = SOURCES
+WIDE_LISTS = 16
+"""Where more customers than this wait at once, each list is looked for among fewer candidates."""
 REASONS: dict[int, str] = {
     Part.ALSO_VIEWED: "often chosen with {title}",
     Part.TOGETHER: "bought together with {title}",
@@ -256,6 +258,7 @@ class Recommendations(Outcome):
             now_ms=as_of_ms,
             exclude_bought=self._exclude_bought,
             excluded=self._hybrid.vocabulary.indices_of_keys(left_out),
+            wide=len(slots) <= WIDE_LISTS,
         )
         hashes = _hash_lists(ranked.items, self._hybrid.vocabulary.keys)
         changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
