@@ -25,7 +25,7 @@ BARRED = -1
 # Of the scores by vectors, so many are looked at to guess which are among the best.
 SAMPLE = 512
 # Newest items of a customer that count for the lift, whose logarithms cost most.
-LIFTED = 12
+LIFTED = 32
 
 
 @loose_kernel
@@ -347,7 +347,7 @@ def gather(
     found, kept = choose_all(scratch, barred, top[1], top.shape[1], found, kept, limits.hot)
     found, kept = choose_fresh(scratch, parts, known, interest, found, kept)
     own = scratch.context.items
-    return choose_all(scratch, barred, own, count, found, kept, count)
+    return choose_all(scratch, barred, own, count, found, kept, limits.own)
 
 
 @kernel

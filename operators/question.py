@@ -184,8 +184,9 @@ class Limits(NamedTuple):
 
     Attributes
     ----------
-    also, near, popular, hot
-        Candidates by co-occurrence, by vectors, of all time, and of these days.
+    also, near, popular, hot, own
+        Candidates by co-occurrence, by vectors, of all time, of these days, and of the customer's
+        own, newest first.
     context
         Newest items of the customer whose neighbours are looked at.
     smoothing
@@ -201,6 +202,7 @@ class Limits(NamedTuple):
     near: int
     popular: int
     hot: int
+    own: int
     context: int
     smoothing: float
     scan: int
