@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.__main__ import main
-from benchmarks.recommend import MAKERS, OURS, columns_of, read
+from benchmarks.recommend import BASELINES, OURS, columns_of, read
 from benchmarks.recommend.counting import OWN_HALF_LIFE_MS, OwnFrequency, Popularity
 from benchmarks.recommend.data import (
     Choice,
@@ -24,6 +22,7 @@ from benchmarks.recommend.data import (
     shuffle_ties,
     stream_of,
 )
+from benchmarks.recommend.engine import EngineHybrid, as_a_worker
 from benchmarks.recommend.factors import BPR, RiverBiasedMF
 from benchmarks.recommend.measures import Measures, place_of, ranked
 from benchmarks.recommend.methods import Method, Question, Scored
@@ -303,10 +302,15 @@ def two_tastes(count: int) -> Stream:
     return lines(*triples)
 
 
+def ours(stream: Stream) -> EngineHybrid:
+    return EngineHybrid(stream, 1, as_a_worker(repeats=True))
+
+
 @pytest.mark.parametrize("name", ["bpr", "implicit_als", "implicit_bpr", OURS, "item_to_item"])
 def test_methods_that_learn_tastes_find_two_of_them(name: str) -> None:
     stream = two_tastes(3_000)
-    figures = evaluate(stream, MAKERS[name](stream, 1), repeats=True, tell=silent)
+    method = ours(stream) if name == OURS else BASELINES[name](stream, 1)
+    figures = evaluate(stream, method, repeats=True, tell=silent)
     # Ten of fifteen of one's own taste; of both it would be ten of thirty.
     assert figures["hr_at_10"] > 0.5
 
@@ -344,7 +348,7 @@ def test_a_retrained_model_knows_nothing_of_what_came_after_its_training(train: 
 
 def test_the_engines_items_are_numbered_as_the_streams() -> None:
     stream = lines(("ann", "tea", None), ("ann", "cup", None), ("bob", "tea", None))
-    method: Method = MAKERS[OURS](stream, 1)
+    method: Method = ours(stream)
     method.learn(0, 3)
     scored = method.score(ask(stream, customer=1, barred=[0]))
     assert scored.items is not None
@@ -385,30 +389,3 @@ def test_ratings_are_expected_with_less_error_than_by_rivers_factors() -> None:
     found = compare(stream_of("films", choices), seed=1)
     assert found["ours"]["rmse"] < found["river_biased_mf"]["rmse"] < 1.5
     assert compare(two_tastes(50), seed=1) == {}
-
-
-# The command
-
-
-def test_the_command_tells_every_method_by_name_and_the_best_baseline(tmp_path: Path) -> None:
-    stream = two_tastes(600)
-    path = tmp_path / "ratings.csv"
-    columns = zip(stream.customers, stream.items, stream.ts_ms, strict=True)
-    path.write_text("user,movie,at\n" + "".join(f"{u},{i},{t}\n" for u, i, t in columns))
-    columns_flag = "customer=user,item=movie,ts=at"
-    flags = ["--data", str(path), "--columns", columns_flag, "--mode", "repeat"]
-    picture = tmp_path / "curves.png"
-    done = CliRunner().invoke(main, ["recommend", "--json", *flags, "--plot", str(picture)])
-    assert done.exit_code == 0, done.output
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    answer = json.loads(done.stdout)
-    assert answer["data"] == "ratings"
-    assert set(answer["methods"]) == set(MAKERS)
-    wanted = {"hr_at_10", "ndcg_at_10", "mrr", "coverage", "cold_item_hr_at_10"}
-    for figures in answer["methods"].values():
-        assert wanted | {"learn_microseconds_per_event"} <= set(figures)
-    best = max(set(MAKERS) - {OURS}, key=lambda name: answer["methods"][name]["hr_at_10"])
-    assert answer["best_baseline"] == best
-    refused = CliRunner().invoke(main, ["recommend", "--data", "nowhere"])
-    assert refused.exit_code == 1
-    assert "neither a file nor one of movielens-latest-small" in refused.output
