@@ -15,6 +15,7 @@ from operators.question import (
     COLUMNS,
     FRESH_CANDIDATES,
     FRESH_EVENTS,
+    MOST_MET,
     PAIRS,
     Limits,
     Parts,
@@ -120,7 +121,7 @@ def meet_neighbours(
             if other < 0 or other >= known:
                 continue
             place = places[other]
-            if place == BARRED:
+            if place == BARRED or (place == 0 and found == MOST_MET):
                 continue
             if place == 0:
                 met[found] = other

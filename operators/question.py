@@ -128,6 +128,9 @@ ORDERS_PER_LINE = 0.1
 LEAST_RECENCY = np.float32(0.01)
 """What counts less counts nothing."""
 
+# Items that co-occurrences may bring a question; what comes later, from older items of the
+# history, is left out.
+MOST_MET = 4000
 # What is kept of each item met: one number by channel of the co-occurrences, its lift, and what
 # it is chosen by.
 CHANNELS, LIFT, CHOICE = 5, 5, 6
@@ -261,7 +264,7 @@ def make_scratch(
     """Room for customers while there are up to `known` items, `indexed` of them from an index."""
     length = rows.history.keys.shape[1]
     others = limits.near + limits.popular + limits.hot + indexed + length + FRESH_CANDIDATES
-    met = min(known, limits.context * (1 << parts.pairs.largest) + others) + 1
+    met = min(known, MOST_MET + others) + 1
     kept = min(known, limits.also + others) + 1
     return Scratch(
         make_context(length),

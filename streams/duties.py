@@ -22,6 +22,9 @@ INTERVAL_BEHIND_SECONDS = 0.5
 IDLE_SECONDS = 0.25
 GATHER_SECONDS = 0.005
 MAX_CREDIT_SECONDS = 0.05
+WIDE_SHARE = 0.1
+"""Of the worker's time, so much may go into lists that are looked for among all candidates; what
+is left over of it is for others. So a list is as good as it gets while few are asked for."""
 OBSERVE_SECONDS = 5.0
 BAR_SECONDS = 0.2
 WALK_EVERY_SECONDS = 0.1
@@ -40,8 +43,9 @@ class Delivery:
         self._engine = engine
         self._share = engine.settings.list_share_while_behind
         self._credit = 0.0
+        self._wide_credit = 0.0
         self._next = 0
-        self._earned_at = time.perf_counter()
+        self._earned_at = self._widened_at = time.perf_counter()
 
     async def run(self) -> None:
         """Deliver until the worker stops; then what was begun is finished."""
@@ -120,13 +124,25 @@ class Delivery:
         waiting = waiting[first:] + waiting[:first]
         while waiting:
             for partition in list(waiting):
-                if partition.pay_lists(LISTS_PER_TURN, now_ms) < LISTS_PER_TURN:
+                if self._pay_some(partition, now_ms) < LISTS_PER_TURN:
                     waiting.remove(partition)
                 if time.perf_counter() >= deadline:
                     # The next turn begins with another partition, so that none waits for ever.
                     self._next += 1
                     return bool(waiting)
         return False
+
+    def _pay_some(self, partition: OpenPartition, now_ms: int) -> int:
+        """Pay a partition's next lists, wide ones while there is time for them."""
+        started = time.perf_counter()
+        earned = (started - self._widened_at) * WIDE_SHARE
+        self._wide_credit = min(self._wide_credit + earned, MAX_CREDIT_SECONDS)
+        self._widened_at = started
+        wide = self._wide_credit > 0.0 and not self._engine.is_behind
+        paid = partition.pay_lists(LISTS_PER_TURN, now_ms, wide=wide)
+        if wide and paid:
+            self._wide_credit -= time.perf_counter() - started
+        return paid
 
 
 async def pause(engine: Engine, seconds: float) -> None:

@@ -326,8 +326,11 @@ class OpenPartition:
         """Sweep whoever was on disk at the last boundary and is in memory now."""
         self.changed = self.sweeps.catch_up(self.rows.occupied()) or self.changed
 
-    def pay_lists(self, most: int, now_ms: int) -> int:
-        """Make up to `most` lists that are due; return how many customers were served."""
+    def pay_lists(self, most: int, now_ms: int, *, wide: bool = True) -> int:
+        """Make up to `most` lists that are due; return how many customers were served.
+
+        `wide` says whether they are looked for among all candidates, or among fewer.
+        """
         columns = self.rows.data["recommendations"]["lists"]
         slots = self.lists.take(columns, most)
         if not len(slots):
@@ -340,6 +343,7 @@ class OpenPartition:
                 partition=self.number,
                 ts_ms=now_ms,
                 as_of_ms=self.now_event_ms,
+                wide=wide,
             )
             self.emit(records)
             self.rows.mark_dirty(slots)

@@ -92,7 +92,7 @@ class Processing:
 
     async def _make_room(self, partition: OpenPartition) -> None:
         """Pay the lists that are due, so that rows may leave memory after a checkpoint."""
-        if not partition.pay_lists(LISTS_AT_ONCE, int(time.time() * 1000)):
+        if not partition.pay_lists(LISTS_AT_ONCE, int(time.time() * 1000), wide=False):
             await asyncio.sleep(ROOM_SECONDS)  # what is owed may have to wait for its time
         await self._engine.checkpoint(partition)
 

@@ -47,8 +47,6 @@ REACTION_WEIGHTS[Reaction.CONVERSION] = 3.0
 """How strongly each reaction to a list speaks for an item. A conversion weighs less than an order:
 the order itself comes too."""
 TOPICS = SOURCES
-WIDE_LISTS = 16
-"""Where more customers than this wait at once, each list is looked for among fewer candidates."""
 REASONS: dict[int, str] = {
     Part.ALSO_VIEWED: "often chosen with {title}",
     Part.TOGETHER: "bought together with {title}",
@@ -233,6 +231,7 @@ class Recommendations(Outcome):
         partition: int,
         ts_ms: int,
         as_of_ms: int,
+        wide: bool = True,
     ) -> list[OutputRecord]:
         """Make the lists of these customers from the state as it is now.
 
@@ -248,6 +247,8 @@ class Recommendations(Outcome):
             Time of the lists, ms.
         as_of_ms
             Event time of the lists, ms.
+        wide
+            Whether the lists are looked for among all candidates, or among fewer.
         """
         columns = rows[self.name]
         left_out = self._feedback.excluded_many(rows, slots, as_of_ms)
@@ -258,7 +259,7 @@ class Recommendations(Outcome):
             now_ms=as_of_ms,
             exclude_bought=self._exclude_bought,
             excluded=self._hybrid.vocabulary.indices_of_keys(left_out),
-            wide=len(slots) <= WIDE_LISTS,
+            wide=wide,
         )
         hashes = _hash_lists(ranked.items, self._hybrid.vocabulary.keys)
         changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
