@@ -91,6 +91,8 @@ def meet_neighbours(
     for k in range(used):
         total += newest[k]
         total_around += around[k]
+    # After many orders of items that are unknown here, nothing of the context counts any more.
+    used = used if total > 0.0 else 0
     back_off[:] = 0.0 if used else 1.0
     found, half = 0, np.float32(0.5)
     for k in range(used):
@@ -208,9 +210,13 @@ def choose_neighbours(scratch: Scratch, barred: NDArray[np.uint8], found: int, m
         floor = np.float32(kth_largest(order, free, most))
     kept = 0
     for place in range(found):
+        if shares[place, CHOICE] > floor:
+            _, kept = choose_item(scratch, barred, found, kept, met[place])
+    # Of those that tie for the last places, the first.
+    for place in range(found):
         if kept == most:
             break
-        if shares[place, CHOICE] >= floor:
+        if shares[place, CHOICE] == floor:
             _, kept = choose_item(scratch, barred, found, kept, met[place])
     return kept
 
@@ -240,29 +246,41 @@ def likely_floor(
 
 
 @kernel
+def allowed_from(scratch: Scratch, barred: NDArray[np.uint8], known: int, floor: float) -> int:
+    """Write items that may be chosen and score `floor` or more to ``scratch.likely``."""
+    scores, places, room, likely = scratch.near, scratch.places, scratch.order, scratch.likely
+    count = 0
+    for item in range(known):
+        if scores[item] >= floor and places[item] != BARRED and barred[item] == 0:
+            room[count] = scores[item]
+            likely[count] = item
+            count += 1
+    return count
+
+
+@kernel
 def choose_near(
     scratch: Scratch, barred: NDArray[np.uint8], known: int, found: int, kept: int, most: int
 ) -> tuple[int, int]:
     """Choose the `most` items with the best scores in ``scratch.near``."""
-    scores, places, room, likely = scratch.near, scratch.places, scratch.order, scratch.likely
+    scores, room, likely = scratch.near, scratch.order, scratch.likely
     floor = np.float32(likely_floor(scores, known, most, room))
-    while True:
-        count = 0
-        for item in range(known):
-            if scores[item] >= floor and places[item] != BARRED and barred[item] == 0:
-                room[count] = scores[item]
-                likely[count] = item
-                count += 1
-        if count >= most or floor == -np.inf:
-            break
+    count = allowed_from(scratch, barred, known, floor)
+    if count < most:
         floor = np.float32(-np.inf)
+        count = allowed_from(scratch, barred, known, floor)
     if count > most:
         floor = np.float32(kth_largest(room, count, most))
     left = most
     for k in range(count):
+        if scores[likely[k]] > floor:
+            left -= 1
+            found, kept = choose_item(scratch, barred, found, kept, likely[k])
+    # Of those that tie for the last places, the first.
+    for k in range(count):
         if left == 0:
             break
-        if scores[likely[k]] >= floor:
+        if scores[likely[k]] == floor:
             left -= 1
             found, kept = choose_item(scratch, barred, found, kept, likely[k])
     return found, kept
