@@ -95,6 +95,8 @@ def meet_neighbours(
     for k in range(used):
         total += newest[k]
         total_around += around[k]
+    # After many orders of items that are unknown here, nothing of the context counts any more.
+    used = used if total > 0.0 else 0
     back_off[:] = 0.0 if used else 1.0
     found, half = 0, np.float32(0.5)
     for k in range(used):
@@ -237,9 +239,16 @@ def choose_neighbours(scratch: Scratch, barred: NDArray[np.uint8], found: int, m
         floor = np.float32(kth_largest(order, count, most))
     best = 0
     for k in range(count):
-        if shares[likely[k], CHOICE] >= floor:
-            likely[best] = met[likely[k]]
+        if shares[likely[k], CHOICE] > floor:
+            likely[best], likely[k] = likely[k], likely[best]
             best += 1
+    # Of those that tie for the last places, any will do, but after all that are better.
+    for k in range(best, count):
+        if best < most and shares[likely[k], CHOICE] == floor:
+            likely[best], likely[k] = likely[k], likely[best]
+            best += 1
+    for k in range(best):
+        likely[k] = met[likely[k]]
     return choose_all(scratch, barred, likely, best, found, 0, most)[1]
 
 
@@ -272,8 +281,13 @@ def choose_near(
         floor = np.float32(kth_largest(room, count, most))
     best = 0
     for k in range(count):
-        if scores[likely[k]] >= floor:
-            likely[best] = likely[k]
+        if scores[likely[k]] > floor:
+            likely[best], likely[k] = likely[k], likely[best]
+            best += 1
+    # Of those that tie for the last places, any will do, but after all that are better.
+    for k in range(best, count):
+        if best < most and scores[likely[k]] == floor:
+            likely[best], likely[k] = likely[k], likely[best]
             best += 1
     return choose_all(scratch, barred, likely, best, found, kept, most)
 
