@@ -354,7 +354,7 @@ def gather(
         scratch, parts.pairs, counts, events, known, used, limits.smoothing, back_off
     )
     kept = choose_neighbours(scratch, barred, found, limits.also)
-    if count > 0 and 0 < known <= limits.scan:
+    if count > 0 and limits.near > 0 and 0 < known <= limits.scan:
         score_all(parts.factors, scratch.states[0], scratch.near)
         found, kept = choose_near(scratch, barred, known, found, kept, limits.near)
     found, kept = choose_all(scratch, barred, indexed, len(indexed), found, kept, len(indexed))

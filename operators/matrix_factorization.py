@@ -130,7 +130,7 @@ class MatrixFactorization:
         factors: int = 32,
         seed: int = 0,
         *,
-        negatives: int = 32,
+        negatives: int = 16,
         learning_rate: float = 0.15,
         regularization: float = 0.01,
         recency: float = 0.8,
