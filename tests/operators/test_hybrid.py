@@ -40,8 +40,8 @@ class Batch(NamedTuple):
 class Shop:
     """A recommender with its customers' rows."""
 
-    def __init__(self, seed: int = 0, options: Options = OPTIONS) -> None:
-        self.hybrid = Hybrid(CAPACITY, seed, options)
+    def __init__(self, seed: int = 0, options: Options = OPTIONS, capacity: int = CAPACITY) -> None:
+        self.hybrid = Hybrid(capacity, seed, options)
         self.rows = np.zeros(CUSTOMERS, self.hybrid.row_dtype)
 
     def learn(self, batch: Batch, *, bought: bool = False) -> list[int]:

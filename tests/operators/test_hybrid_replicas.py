@@ -31,7 +31,7 @@ def hit_rate(stream: Stream, replicas: int, every: int, options: Options) -> flo
 
     They hear each other after every `every` events in total.
     """
-    fleet = [Hybrid(5_000, seed=1, options=options) for _ in range(replicas)]
+    fleet = [Hybrid(10_000, seed=1, options=options) for _ in range(replicas)]
     rows = [np.zeros(stream.customers, hybrid.row_dtype) for hybrid in fleet]
     keys = np.arange(len(stream.items), dtype=np.uint64)
     weights = np.ones(len(stream.items), np.float32)
