@@ -133,6 +133,18 @@ def meet_item(state: TrendState, item: int) -> None:
 
 
 @kernel
+def meet_item_elsewhere(state: TrendState, item: int, ages: NDArray[np.float64]) -> None:
+    """Note when an item was first and last seen by another replica, so many events ago."""
+    total = state.totals[TOTAL]
+    first, last = max(total - ages[0], 1.0), max(total - ages[1], 1.0)
+    if state.last[item] == 0.0:
+        state.first[item] = first
+        state.totals[KNOWN] += 1.0
+    state.first[item] = min(state.first[item], first)
+    state.last[item] = max(state.last[item], last)
+
+
+@kernel
 def learn_trend(state: TrendState, item: int, weight: float, position: int) -> None:
     """Count one event."""
     if item < 0 or item >= len(state.counts) or weight <= 0.0:
@@ -173,6 +185,7 @@ def add_trends(
     counts: NDArray[np.float64],
     recent: NDArray[np.float64],
     positions: NDArray[np.float32],
+    ages: NDArray[np.float64],
     events: float,
 ) -> None:
     """Add what another replica counted."""
@@ -182,7 +195,7 @@ def add_trends(
         item = items[k]
         if item < 0 or item >= len(state.counts):
             continue
-        meet_item(state, item)
+        meet_item_elsewhere(state, item, ages[k])
         state.counts[item] += counts[k]
         for level in range(len(state.units)):
             state.recent[item, level] += recent[k, level] * state.units[level]
@@ -260,6 +273,7 @@ class Trends:
             "counts": (np.float64, ("n",)),
             "recent": (np.float64, ("n", levels)),
             "positions": (np.float32, ("n", POSITIONS)),
+            "ages": (np.float64, ("n", 2)),
             "events": (np.float64, (1,)),
         }
 
@@ -302,8 +316,8 @@ class Trends:
         Returns
         -------
         ``items`` int32[n], and of each ``counts`` float64[n], ``recent`` float64[n, half-lives] in
-        events of now and ``positions`` float32[n, POSITIONS]; ``events`` float64[1], how many
-        events it were.
+        events of now, ``positions`` float32[n, POSITIONS] and ``ages`` float64[n, 2], events since
+        its first and its newest one; ``events`` float64[1], how many events it were.
         """
         state = self.state
         items = np.flatnonzero(state.added).astype(np.int32)
@@ -314,6 +328,7 @@ class Trends:
             "counts": state.added[items],
             "recent": state.added_recent[items] / state.units,
             "positions": state.added_positions[items],
+            "ages": state.totals[TOTAL] - np.column_stack([state.first[items], state.last[items]]),
             "events": state.added_events.copy(),
         }
         self.mark_known()
@@ -328,7 +343,7 @@ class Trends:
             Where names, shapes or dtypes are not those of `take_delta`, or a number is impossible.
         """
         checked = require_delta("Trends", delta, self._expected)
-        for name in ("counts", "recent", "positions", "events"):
+        for name in ("counts", "recent", "positions", "ages", "events"):
             require_within("Trends", delta, name, 0.0)
         return checked
 
@@ -351,6 +366,7 @@ class Trends:
             checked["counts"],
             checked["recent"],
             checked["positions"],
+            checked["ages"],
             float(checked["events"][0]),
         )
 

@@ -31,7 +31,7 @@ def hit_rate(stream: Stream, replicas: int, every: int, options: Options) -> flo
 
     They hear each other after every `every` events in total.
     """
-    fleet = [Hybrid(5_000, seed=1, options=options) for _ in range(replicas)]
+    fleet = [Hybrid(10_000, seed=1, options=options) for _ in range(replicas)]
     rows = [np.zeros(stream.customers, hybrid.row_dtype) for hybrid in fleet]
     keys = np.arange(len(stream.items), dtype=np.uint64)
     weights = np.ones(len(stream.items), np.float32)
@@ -90,8 +90,8 @@ def ratings(directory: Path, n: int) -> Stream:
     )
 
 
-# A test's weight never fades here: the rates are plain means over the stream.
-KEEP_ALL = Options(test_share=0.25, quality_tests=10**9)
+# All is tested, and no test fades: the rates are plain means over the stream.
+KEEP_ALL = Options(test_share=1.0, quality_tests=10**9)
 
 
 def test_four_replicas_foresee_purchases_as_one_that_sees_them_all(data_directory: Path) -> None:

@@ -135,6 +135,8 @@ def test_replicas_count_what_one_would_that_sees_it_all(
         )
         np.testing.assert_allclose(replica.state.positions, whole.state.positions, rtol=1e-6)
         assert replica.state.totals.tolist() == whole.state.totals.tolist()
+        assert replica.state.first.tolist() == whole.state.first.tolist()
+        assert replica.state.last.tolist() == whole.state.last.tolist()
 
 
 def test_positions_double_in_length() -> None:
