@@ -219,6 +219,28 @@ def likely_floor(
 
 
 @kernel
+def bring_forward(
+    scores: NDArray[np.float32], places: NDArray[np.int32], count: int, floor: float, most: int
+) -> int:
+    """Bring the places of scores above `floor` to the front, then as many that equal it.
+
+    Returns
+    -------
+    How many places there are at the front, at most `most` where no more are above.
+    """
+    best = 0
+    for k in range(count):
+        if scores[places[k]] > floor:
+            places[best], places[k] = places[k], places[best]
+            best += 1
+    for k in range(best, count):
+        if best < most and scores[places[k]] == floor:
+            places[best], places[k] = places[k], places[best]
+            best += 1
+    return best
+
+
+@kernel
 def choose_neighbours(scratch: Scratch, barred: NDArray[np.uint8], found: int, most: int) -> int:
     """Choose the `most` available items met with the largest shares; return how many."""
     order, shares, chosen, met = scratch.order, scratch.shares, scratch.chosen, scratch.met
@@ -237,16 +259,7 @@ def choose_neighbours(scratch: Scratch, barred: NDArray[np.uint8], found: int, m
         floor = np.float32(-np.inf)
     if count > most:
         floor = np.float32(kth_largest(order, count, most))
-    best = 0
-    for k in range(count):
-        if shares[likely[k], CHOICE] > floor:
-            likely[best], likely[k] = likely[k], likely[best]
-            best += 1
-    # Of those that tie for the last places, any will do, but after all that are better.
-    for k in range(best, count):
-        if best < most and shares[likely[k], CHOICE] == floor:
-            likely[best], likely[k] = likely[k], likely[best]
-            best += 1
+    best = bring_forward(shares[:, CHOICE], likely, count, floor, most)
     for k in range(best):
         likely[k] = met[likely[k]]
     return choose_all(scratch, barred, likely, best, found, 0, most)[1]
@@ -279,16 +292,7 @@ def choose_near(
         floor = np.float32(-np.inf)
     if count > most:
         floor = np.float32(kth_largest(room, count, most))
-    best = 0
-    for k in range(count):
-        if scores[likely[k]] > floor:
-            likely[best], likely[k] = likely[k], likely[best]
-            best += 1
-    # Of those that tie for the last places, any will do, but after all that are better.
-    for k in range(best, count):
-        if best < most and scores[likely[k]] == floor:
-            likely[best], likely[k] = likely[k], likely[best]
-            best += 1
+    best = bring_forward(scores, likely, count, floor, most)
     return choose_all(scratch, barred, likely, best, found, kept, most)
 
 

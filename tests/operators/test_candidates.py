@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from operators.candidates import BARRED, choose_near, clear, fast_log, kth_largest
+from operators.candidates import BARRED, choose_near, clear, kth_largest
+from operators.fast_log import fast_log
 from operators.hybrid import Hybrid
 from operators.hybrid_kernels import place_among
 from operators.question import Scratch, make_scratch
