@@ -220,7 +220,11 @@ def likely_floor(
 
 @kernel
 def bring_forward(
-    scores: NDArray[np.float32], places: NDArray[np.int32], count: int, floor: float, most: int
+    scores: NDArray[np.float32],
+    places: NDArray[np.int32],
+    count: int,
+    floor: np.float32,
+    most: int,
 ) -> int:
     """Bring the places of scores above `floor` to the front, then as many that equal it.
 
