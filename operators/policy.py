@@ -180,8 +180,12 @@ class Policy:
 
         The item need not be in the vocabulary yet. Labels of up to as many items as the
         vocabulary has room for are kept, those of further ones are not; nor are tags beyond the
-        eighth, and categories and tags beyond 65,536 names.
+        eighth, and categories and tags beyond 65,536 names. With neither, the item is forgotten.
         """
+        if not category and not tags:
+            if self._named.pop(item_id, None) is not None:
+                self._label(item_id)
+            return
         if item_id not in self._named and len(self._named) >= self._vocabulary.capacity:
             return
         kept = [tag for tag in dict.fromkeys(tags) if tag][:TAGS_MAX]
@@ -189,11 +193,6 @@ class Policy:
         code = int(self._categories.learn_many([category])[0]) if category else -1
         self._named[item_id] = (code, tuple(sorted(codes[codes >= 0].tolist())))
         self._label(item_id)
-
-    def remove_item(self, item_id: str) -> None:
-        """Forget an item's labels."""
-        if self._named.pop(item_id, None) is not None:
-            self._label(item_id)
 
     def reset_items(self) -> None:
         """Find all items anew: their indices in the vocabulary have changed."""

@@ -1,4 +1,4 @@
-"""What the catalogue says of items: category, title, availability. Read whole by every worker."""
+"""What the catalogue says of items: category, tags, title, availability; read whole."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,6 +14,8 @@ TITLE_MAX_CHARACTERS = 80
 class Catalog:
     """The items of the catalogue, as far as the engine uses them.
 
+    Tags go to whoever `on_labels` is; nobody else here needs them.
+
     Parameters
     ----------
     names
@@ -22,11 +24,14 @@ class Catalog:
         Most items kept; changes of further items are counted in `refused` and otherwise ignored.
     on_availability
         Called with an item id and whether it may be recommended, whenever that is said.
+    on_labels
+        Called with an item id, its category or None, and its tags, whenever they are said; a
+        removed item has neither.
 
     Examples
     --------
     >>> from streams.records import CatalogItem
-    >>> catalog = Catalog(Vocabulary(10), max_items=10, on_availability=lambda item, yes: None)
+    >>> catalog = Catalog(Vocabulary(10), 10, lambda item, yes: None, lambda item, *labels: None)
     >>> item = CatalogItem(item_id="mug", title="Red mug", category="kitchen")
     >>> catalog.apply(CatalogChange("mug", item))
     >>> catalog.title("mug"), catalog.title("cup")
@@ -34,11 +39,16 @@ class Catalog:
     """
 
     def __init__(
-        self, names: Vocabulary, max_items: int, on_availability: Callable[[str, bool], None]
+        self,
+        names: Vocabulary,
+        max_items: int,
+        on_availability: Callable[[str, bool], None],
+        on_labels: Callable[[str, str | None, Sequence[str]], None],
     ) -> None:
         self._names = names
         self._max_items = max_items
         self._on_availability = on_availability
+        self._on_labels = on_labels
         self._titles: dict[str, str] = {}
         self._categories: dict[str, int] = {}
         self.refused = 0
@@ -52,6 +62,7 @@ class Catalog:
         if item is None:
             self._titles.pop(item_id, None)
             self._categories.pop(item_id, None)
+            self._on_labels(item_id, None, ())
             self._on_availability(item_id, False)
             return
         if item_id not in self._titles and len(self._titles) >= self._max_items:
@@ -59,6 +70,7 @@ class Catalog:
             return
         self._titles[item_id] = (item.title or item_id)[:TITLE_MAX_CHARACTERS]
         self._categories[item_id] = self._category_key(item.category)
+        self._on_labels(item_id, item.category, item.tags or ())
         self._on_availability(item_id, item.available is not False)
 
     def _category_key(self, category: str | None) -> int:

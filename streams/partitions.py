@@ -208,8 +208,9 @@ class OpenPartition:
         batch = Batch(source.topic, self.number, columns, rows, slots)
         for outcome in self._models.outcomes:
             self.emit(source.tell(outcome, batch))
-        if source.has_events:
-            self.lists.owe(slots, len(rows))
+        # All of them, for an event; of a customer's attributes, consent alone calls for a list.
+        marked = rows["recommendations"]["lists"]["owed"][slots] > 0
+        self.lists.owe(slots[marked], len(rows))
         self._metrics.events.labels(source.topic).inc(len(columns))
 
     def _note_time(self, topic: str, ts_ms: NDArray[np.int64]) -> None:

@@ -209,7 +209,7 @@ def test_labels_may_come_before_the_ranker_knows_the_item(
     assert lists_for(policy, vocabulary, "tea", "cup") == ["tea", "cup"]
     vocabulary.learn_many(["mug", "jug"])
     assert lists_for(policy, vocabulary, "tea", "jug", "mug", "cup") == ["tea", "cup"]
-    policy.remove_item("jug")
+    policy.set_item("jug", None, [])
     assert lists_for(policy, vocabulary, "tea", "jug", "mug", "cup") == ["tea", "jug", "cup"]
 
 
