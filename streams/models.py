@@ -93,7 +93,7 @@ class Models:
             self.names, settings.max_items, self.hybrid.set_available, policy.set_item
         )
         segments = Segments(self.kmeans)
-        maker = ListMaker(
+        self.maker = ListMaker(
             self.hybrid,
             policy,
             segments.names,
@@ -101,7 +101,7 @@ class Models:
             exclude_bought=settings.exclude_bought,
         )
         self.recommendations = Recommendations(
-            self.hybrid, self.catalog, maker, length=settings.list_length
+            self.hybrid, self.catalog, self.maker, length=settings.list_length
         )
         gap_ms = settings.session_gap_minutes * 60_000
         self.outcomes: tuple[Outcome, ...] = (

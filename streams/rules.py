@@ -47,7 +47,7 @@ def decode_rule(record: Record) -> RuleChange | Reject:
     ('BOOST', 'TAG', 'new', 'SEGMENT', 'champions', 2.0)
     >>> record.value = b'{"rule_id":"r","action":"boost","tag":"new","item_id":"tea"}'
     >>> decode_rule(record).error
-    'a rule speaks of exactly one of item_id, category and tag, not of item_id and tag'
+    'a rule speaks of exactly one of item_id, category and tag, this one of item_id and tag'
     """
     try:
         change = decode_keyed(record, _RULES, "rule_id")
@@ -62,8 +62,8 @@ def decode_rule(record: Record) -> RuleChange | Reject:
 def _rule(rule_id: str, told: records.Rule) -> Rule:
     targets = _named(told, "item_id", "category", "tag")
     if len(targets) != 1:
-        these = " and ".join(target.field for target in targets) or "none of them"
-        error = f"a rule speaks of exactly one of item_id, category and tag, not of {these}"
+        these = " and ".join(target.field for target in targets) or "none"
+        error = f"a rule speaks of exactly one of item_id, category and tag, this one of {these}"
         raise RefusedError(Reason.INVALID_RULE, error)
     whom = _named(told, "segment", "customer_id")
     if len(whom) > 1:
