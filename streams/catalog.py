@@ -1,4 +1,4 @@
-"""What the catalogue says of items: category, title, availability. Read whole by every worker."""
+"""What the catalogue says of items: category, tags, title, availability; read whole."""
 
 from collections.abc import Callable, Sequence
 
@@ -30,6 +30,8 @@ def words_of_item(item: CatalogItem) -> list[str]:
 class Catalog:
     """The items of the catalogue, as far as the engine uses them.
 
+    Tags go to whoever `on_labels` is; nobody else here needs them.
+
     Parameters
     ----------
     names
@@ -40,11 +42,16 @@ class Catalog:
         Called with an item id and whether it may be recommended, whenever that is said.
     on_words
         Called with an item id and the words of its entry, whenever there is one.
+    on_labels
+        Called with an item id, its category or None, and its tags, whenever they are said; a
+        removed item has neither.
 
     Examples
     --------
-    >>> catalog = Catalog(Vocabulary(10), max_items=10, on_availability=lambda item, yes: None,
-    ...     on_words=lambda item, words: None)
+    >>> catalog = Catalog(
+    ...     Vocabulary(10), 10, lambda item, yes: None, lambda item, words: None,
+    ...     lambda item, *labels: None,
+    ... )
     >>> item = CatalogItem(item_id="mug", title="Red mug", category="kitchen")
     >>> catalog.apply(CatalogChange("mug", item))
     >>> catalog.title("mug"), catalog.title("cup")
@@ -57,11 +64,13 @@ class Catalog:
         max_items: int,
         on_availability: Callable[[str, bool], None],
         on_words: Callable[[str, list[str]], None],
+        on_labels: Callable[[str, str | None, Sequence[str]], None],
     ) -> None:
         self._names = names
         self._max_items = max_items
         self._on_availability = on_availability
         self._on_words = on_words
+        self._on_labels = on_labels
         self._titles: dict[str, str] = {}
         self._categories: dict[str, int] = {}
         self.refused = 0
@@ -75,6 +84,7 @@ class Catalog:
         if item is None:
             self._titles.pop(item_id, None)
             self._categories.pop(item_id, None)
+            self._on_labels(item_id, None, ())
             self._on_availability(item_id, False)
             return
         if item_id not in self._titles and len(self._titles) >= self._max_items:
@@ -83,6 +93,7 @@ class Catalog:
         self._titles[item_id] = (item.title or item_id)[:TITLE_MAX_CHARACTERS]
         self._categories[item_id] = self._category_key(item.category)
         self._on_words(item_id, words_of_item(item))
+        self._on_labels(item_id, item.category, item.tags or ())
         self._on_availability(item_id, item.available is not False)
 
     def _category_key(self, category: str | None) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from msgspec.json import Decoder
@@ -53,6 +53,8 @@ from streams.records import (
     text_of,
 )
 from streams.rejects import Reason, RefusedError, Reject, reason_of, reject
+
+T = TypeVar("T")
 
 _CLICKS = Decoder(Click)
 _PURCHASES = Decoder(Purchase)
@@ -224,18 +226,29 @@ def decode_customers(records: Sequence[Record]) -> Decoded[CustomerColumns]:
 def decode_catalog_item(record: Record) -> CatalogChange | Reject:
     """Decode one record of the topic `catalog`, where a record without a value means remove."""
     try:
-        if not record.value:
-            return CatalogChange(id_of_key(record.key), None)
-        record.value.decode()
-        item = _CATALOG.decode(record.value)
-        item_id = text_of(item.item_id)
-        if len(item_id) > ID_MAX_CHARACTERS:
-            raise RefusedError(*too_long("item_id"))
-        if record.key is not None and record.key != item_id.encode():
-            raise RefusedError(Reason.KEY_MISMATCH, "the key is not the item_id of the value")
+        return CatalogChange(*decode_keyed(record, _CATALOG, "item_id"))
     except (ValueError, RecursionError) as error:
         return reject(record, 0, reason_of(error), str(error))
-    return CatalogChange(item_id, item)
+
+
+def decode_keyed(record: Record, decoder: Decoder[T], key_field: str) -> tuple[str, T | None]:
+    """Decode a record of a compacted topic to its key and value; None means removed.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        Where it cannot be used; `streams.rejects.reason_of` names why.
+    """
+    if not record.value:
+        return id_of_key(record.key), None
+    record.value.decode()
+    value = decoder.decode(record.value)
+    identifier = text_of(getattr(value, key_field))
+    if len(identifier) > ID_MAX_CHARACTERS:
+        raise RefusedError(*too_long(key_field))
+    if record.key is not None and record.key != identifier.encode():
+        raise RefusedError(Reason.KEY_MISMATCH, f"the key is not the {key_field} of the value")
+    return identifier, value
 
 
 def _refusals(consent: Consent | None) -> int:

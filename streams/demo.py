@@ -317,7 +317,7 @@ def totals_of(text: str) -> dict[str, float]:
     totals: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.labels.get("topic") not in {"customers", "catalog"}:
+            if sample.labels.get("topic") not in {"customers", "catalog", "rules"}:
                 totals[sample.name] = totals.get(sample.name, 0) + sample.value
     return totals
 

@@ -20,6 +20,7 @@ ROW_DTYPE = np.dtype(
     [
         ("owed", "u1"),
         ("trigger_topic", "u1"),
+        ("refusals", "u1"),
         ("trigger_event", f"S{EVENT_ID_BYTES}"),
         ("trigger_offset", "i8"),
         ("trigger_ms", "i8"),

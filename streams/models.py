@@ -16,6 +16,7 @@ from operators.errors import StateMismatchError
 from operators.hybrid import Hybrid
 from operators.intents import Intents
 from operators.kmeans import StreamingKMeans
+from operators.policy import Options, Policy
 from operators.sentiment import Sentiment
 from operators.text_features import TextFeatures
 from operators.vocabulary import Vocabulary
@@ -25,10 +26,12 @@ from streams.outcomes.base import Outcome
 from streams.outcomes.chats import Chats
 from streams.outcomes.churn import Churn
 from streams.outcomes.feedback import Feedback
+from streams.outcomes.list_maker import ListMaker
 from streams.outcomes.profile import FEATURES, Profile
 from streams.outcomes.recommendations import Recommendations
 from streams.outcomes.segments import Segments
-from streams.settings import Settings
+from streams.rules import Rules
+from streams.settings import Settings, names_in
 
 MAX_NAMES = 65_536
 """Categories and attribute values with a name; further ones are not told apart."""
@@ -85,25 +88,35 @@ class Models:
         )
         self.sentiment = Sentiment()
         self.intents = Intents()
+        policy = Policy(self.hybrid.vocabulary, policy_options(settings))
+        self.rules = Rules(policy)
         self.catalog = Catalog(
-            self.names, settings.max_items, self.hybrid.set_available, self.hybrid.introduce
+            self.names,
+            settings.max_items,
+            self.hybrid.set_available,
+            self.hybrid.introduce,
+            policy.set_item,
         )
         self.feedback = Feedback(
             dismissed_days=settings.dismissed_days,
             max_impressions=settings.max_impressions,
             impression_window_days=settings.impression_window_days,
         )
-        self.recommendations = Recommendations(
+        segments = Segments(self.kmeans)
+        self.maker = ListMaker(
             self.hybrid,
-            self.catalog,
-            self.feedback,
-            length=settings.list_length,
+            policy,
+            segments.names,
+            candidates=settings.policy_candidates,
             exclude_bought=settings.exclude_bought,
+        )
+        self.recommendations = Recommendations(
+            self.hybrid, self.catalog, self.feedback, self.maker, length=settings.list_length
         )
         gap_ms = settings.session_gap_minutes * 60_000
         self.outcomes: tuple[Outcome, ...] = (
             Profile(self.catalog, self.names, gap_ms),
-            Segments(self.kmeans),
+            segments,
             Churn(self.churn),
             Chats(TextFeatures(), self.sentiment, self.intents),
             self.feedback,
@@ -214,6 +227,21 @@ class Models:
     def drifts(self) -> dict[str, int]:
         """Return how often each model's error was found to have risen."""
         return {"churn": int(self.churn.drift_counts.sum())}
+
+
+def policy_options(settings: Settings) -> Options:
+    """Return what the settings say of the policy of lists."""
+    return Options(
+        max_per_category=settings.max_per_category,
+        diversity=settings.diversity,
+        min_new_items=settings.min_new_items,
+        new_item_events=settings.new_item_events,
+        drop_bought=settings.exclude_bought,
+        drop_seen=settings.exclude_seen,
+        repeatable=names_in(settings.repeatable_categories),
+        unrepeatable=names_in(settings.unrepeatable_categories),
+        max_rules=settings.max_rules,
+    )
 
 
 def _of_model(model: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -209,9 +209,9 @@ class OpenPartition:
         batch = Batch(source.topic, self.number, columns, rows, slots)
         for outcome in self._models.outcomes:
             self.emit(source.tell(outcome, batch))
-        if source.has_events:
-            marks = rows["recommendations"]["lists"]["owed"]
-            self.lists.owe(slots[marks[slots] > 0], len(rows))
+        # An event that calls for a list marks its row; of attributes, consent alone does.
+        marked = rows["recommendations"]["lists"]["owed"][slots] > 0
+        self.lists.owe(slots[marked], len(rows))
         self._metrics.events.labels(source.topic).inc(len(columns))
 
     def _note_time(self, topic: str, ts_ms: NDArray[np.int64]) -> None:

@@ -20,12 +20,16 @@ LINES_MAX = 1_000
 QUANTITY_MAX = 1e9
 MONEY_MAX = 1e12
 DWELL_MAX_MS = 1e12
+POSITION_MAX = 1_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=ID_MAX_CHARACTERS)] | int
 """1 to 256 characters, or a JSON integer, which is read as its decimal string."""
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=ID_MAX_CHARACTERS)]
+"""Of a category, a tag or a segment: 1 to 256 characters."""
 
 Timestamp: TypeAlias = (
     Annotated[int, Meta(ge=-62_135_596_800_000, le=253_402_300_799_999)]
@@ -143,6 +147,28 @@ class CatalogItem(Struct, frozen=True):
     price: Money | None = None
     available: bool | None = None
     attributes: dict[str, Any] | None = None
+
+
+class Rule(Struct, frozen=True):
+    """One business rule of recommendation lists (topic `rules`, keyed by the rule).
+
+    It speaks of exactly one of `item_id`, `category` and `tag`, and is for a `segment` (by name),
+    a customer, or everyone. `factor` is for boost (above 1, to 1,000; default 2) and bury (above 0
+    and below 1; default 0.5), `position` (1-based; default 1) for pin. The rule is valid from
+    `valid_from`, included, until `valid_until`, excluded.
+    """
+
+    rule_id: Id
+    action: Literal["pin", "boost", "bury", "exclude"]
+    item_id: Id | None = None
+    category: Name | None = None
+    tag: Name | None = None
+    segment: Name | None = None
+    customer_id: Id | None = None
+    factor: float | None = None
+    position: Annotated[int, Meta(ge=1, le=POSITION_MAX)] | None = None
+    valid_from: Timestamp | None = None
+    valid_until: Timestamp | None = None
 
 
 class Consent(Struct, frozen=True, gc=False):

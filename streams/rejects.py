@@ -48,6 +48,8 @@ class Reason(StrEnum):
     INVALID_SENTIMENT = "invalid_sentiment"
     TEXT_TOO_LONG = "text_too_long"
     NUMBER_OUT_OF_RANGE = "number_out_of_range"
+    INVALID_RULE = "invalid_rule"
+    TOO_MANY_RULES = "too_many_rules"
     MISPLACED = "misplaced"
     APPLY_RAISED = "apply_raised"
 
@@ -78,10 +80,13 @@ _DECODE_REASONS = frozenset(
 _RANGE_REASONS = {
     "ts": Reason.TIMESTAMP_OUT_OF_RANGE,
     "signup_ts": Reason.TIMESTAMP_OUT_OF_RANGE,
+    "valid_from": Reason.TIMESTAMP_OUT_OF_RANGE,
+    "valid_until": Reason.TIMESTAMP_OUT_OF_RANGE,
     "quantity": Reason.INVALID_QUANTITY,
     "unit_price": Reason.INVALID_PRICE,
     "price": Reason.INVALID_PRICE,
     "sentiment": Reason.INVALID_SENTIMENT,
+    "position": Reason.INVALID_RULE,
 }
 
 _FIELD = re.compile(r"([a-z_]+)(?:\[[^]]*\])*`$")

@@ -26,6 +26,7 @@ DEFAULT_PORT = 9092
 
 _SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MAX_CATEGORY_NAMES = 1_000
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _APP_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(:(?P<port>\d{1,5}))?")
@@ -52,6 +53,23 @@ def _complaint_about_app_id(app_id: str) -> str | None:
     if _APP_ID.fullmatch(app_id):
         return None
     return "must be 1 to 64 letters, digits, dots, dashes and underscores"
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Split names that are separated by commas.
+
+    Examples
+    --------
+    >>> names_in("garden, office"), names_in(None)
+    (('garden', 'office'), ())
+    """
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _complaint_about_names(text: str) -> str | None:
+    if 1 <= len(names_in(text)) <= _MAX_CATEGORY_NAMES:
+        return None
+    return f"must be 1 to {_MAX_CATEGORY_NAMES} names, separated by commas"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +147,40 @@ class Settings:
     impression_window_days: Annotated[
         int, About("Days, from the first impression on, that max_impressions counts in.", 1, 365)
     ] = 7
+    exclude_seen: Annotated[
+        bool, About("Leave out what the customer has looked at lately, too.")
+    ] = False
+    repeatable_categories: Annotated[
+        str | None,
+        About(
+            "Categories of which nothing is left out for that, separated by commas.",
+            complaint=_complaint_about_names,
+        ),
+    ] = None
+    unrepeatable_categories: Annotated[
+        str | None,
+        About(
+            "Categories of which what was bought is left out in any case, separated by commas.",
+            complaint=_complaint_about_names,
+        ),
+    ] = None
+    max_rules: Annotated[int, About("Business rules that a worker keeps.", 1, 10_000)] = 1_000
+    policy_candidates: Annotated[
+        int,
+        About("Items of which rules, diversity and novelty make a list, if there are any.", 1, 500),
+    ] = 40
+    max_per_category: Annotated[
+        int, About("Items of one category in a list; 0 sets no bound.", 0, 100)
+    ] = 0
+    diversity: Annotated[
+        float, About("How much likeness within a list counts against an item; 0 is off.", 0, 1)
+    ] = 0.0
+    min_new_items: Annotated[
+        int, About("Items of a list that are new, where there are some.", 0, 100)
+    ] = 0
+    new_item_events: Annotated[
+        int, About("An item with fewer recent events than this is new.", 1, 1_000_000)
+    ] = 10
     allowed_lateness_seconds: Annotated[
         int, About("How long windows wait for late events, in event time.", 0, 30 * 86_400)
     ] = 600

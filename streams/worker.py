@@ -25,7 +25,8 @@ from streams import __version__, duties
 from streams.admin import check_topics, tombstones_ms, wait_for_broker
 from streams.allocator import limit_arenas
 from streams.app import CrmApp, build_app
-from streams.catalog_reader import CatalogReader
+from streams.compacted_reader import CompactedReader
+from streams.decode import decode_catalog_item
 from streams.engine import Engine
 from streams.errors import DataDirectoryError, PortInUseError, WorkerCrashError
 from streams.guarantee import find_guarantee
@@ -36,9 +37,10 @@ from streams.model_sync import ModelSync, Pace
 from streams.model_topic import ModelTopic
 from streams.outbox import Publisher
 from streams.ports import free_port
+from streams.rules import decode_rule
 from streams.settings import Settings
 from streams.steps import OnStep, go_on
-from streams.topics import ALL, CHANGELOG, MODELS
+from streams.topics import ALL, CATALOG, CHANGELOG, MODELS, RULES
 from streams.warmup import compile_kernels
 from streams.watchdog import Watchdog
 from streams.web import add_pages
@@ -205,8 +207,14 @@ class Worker:
             ),
         )
         await self._sync.start()
-        self._catalog = CatalogReader(settings, engine.models.catalog, engine.metrics)
+        models = engine.models
+        self._catalog = CompactedReader(
+            settings, CATALOG, decode_catalog_item, models.catalog.apply, metrics
+        )
+        self._rules = CompactedReader(settings, RULES, decode_rule, models.rules.apply, metrics)
         await self._catalog.start()
+        await self._rules.start()
+        log.info("%d items in the catalogue, %d rules", len(models.catalog), len(models.rules))
         return engine
 
     def _add_life(self, app: CrmApp, engine: Engine) -> None:
@@ -226,6 +234,7 @@ class Worker:
                 duties.show_recovery(engine),
                 Watchdog(engine).run(),
                 self._catalog.run(),
+                self._rules.run(),
                 self._sync.exchange_forever(),
                 self._sync.read_forever(),
                 self._announce(engine),
@@ -257,6 +266,7 @@ class Worker:
                 partition.is_open = False
             await engine.stop()
             await self._catalog.stop()
+            await self._rules.stop()
             await self._sync.stop()
             await self._producer.stop()
 

@@ -92,7 +92,7 @@ def test_the_readmes_tour_works_as_typed(running_shop: dict[str, str]) -> None:
         for line in commands(ROOT / "README.md")
         if re.search(r"crm-streams (replay -|tail|customer|topics)|curl", line)
     ]
-    assert len(typed) == 5
+    assert len(typed) == 6
     said = {}
     for line in typed:
         line = line.replace("127.0.0.1:6066", f"127.0.0.1:{running_shop['CRM_WEB_PORT']}")

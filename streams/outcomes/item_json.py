@@ -38,10 +38,32 @@ def pack(texts: Sequence[str]) -> Texts:
     >>> bytes(texts.pool[texts.starts[1] : texts.starts[2]])
     b'"cup"'
     """
-    encoded = [orjson.dumps(text) for text in texts]
+    return _lay_out([orjson.dumps(text) for text in texts])
+
+
+def _lay_out(encoded: Sequence[bytes]) -> Texts:
     starts = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(each) for each in encoded], out=starts[1:])
     return Texts(np.frombuffer(b"".join(encoded), np.uint8), starts)
+
+
+def pack_reasons(why: Sequence[tuple[str, Sequence[str]]]) -> Texts:
+    """Lay out reasons for `write_items`, each with the ids of the rules that acted.
+
+    Examples
+    --------
+    >>> texts = pack_reasons([("popular now", []), ("popular now", ["spring"])])
+    >>> bytes(texts.pool[texts.starts[1] : texts.starts[2]])
+    b'"popular now"],"rules":["spring"'
+    """
+    # A reason stands between brackets that `write_items` sets: what follows it reopens them.
+    return _lay_out(
+        [
+            orjson.dumps(reason)
+            + (b'],"rules":' + orjson.dumps(rules).removesuffix(b"]") if rules else b"")
+            for reason, rules in why
+        ]
+    )
 
 
 class GrowingTexts:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from operators.arrays import load_into
 from operators.deltas import Sums, require_delta, require_within
 from operators.hashing import FNV_OFFSET, FNV_PRIME, avalanche
-from operators.hybrid import Hybrid, Lists, Part
+from operators.hybrid import Hybrid, Part
 from operators.kernel import kernel
+from operators.policy_columns import ENTRY_RULES
 from streams import lists
 from streams.batches import Batch, OutputRecord, select
 from streams.catalog import Catalog
@@ -20,13 +21,15 @@ from streams.columns import (
     Action,
     ChatColumns,
     ClickColumns,
+    CustomerColumns,
     FeedbackColumns,
     PurchaseColumns,
     Reaction,
 )
 from streams.outcomes.base import NOTHING, Outcome
 from streams.outcomes.feedback import Feedback
-from streams.outcomes.item_json import GrowingTexts, pack, write_items
+from streams.outcomes.item_json import GrowingTexts, pack_reasons, write_items
+from streams.outcomes.list_maker import PINNED, ListMaker, MadeLists
 from streams.topics import SOURCES
 
 ACTION_WEIGHTS = np.zeros(max(Action) + 1, np.float32)
@@ -67,10 +70,10 @@ class Recommendations(Outcome):
         Titles for reasons.
     feedback
         Knows what to leave out of a customer's lists.
+    maker
+        Makes the lists.
     length
         Items in a list.
-    exclude_bought
-        Whether what a customer has just bought stays out of their list.
     """
 
     name = "recommendations"
@@ -80,16 +83,16 @@ class Recommendations(Outcome):
         hybrid: Hybrid,
         catalog: Catalog,
         feedback: Feedback,
+        maker: ListMaker,
         *,
         length: int,
-        exclude_bought: bool,
     ) -> None:
         self.row_dtype = np.dtype([("hybrid", hybrid.row_dtype), ("lists", lists.ROW_DTYPE)])
         self._hybrid = hybrid
         self._catalog = catalog
         self._feedback = feedback
+        self._maker = maker
         self._length = length
-        self._exclude_bought = exclude_bought
         self._learned = np.zeros(1, np.int64)
         self._learned_sum = Sums({"learned": self._learned})
         self._ids = GrowingTexts()
@@ -116,6 +119,7 @@ class Recommendations(Outcome):
         load_into(own, {k: array for k, array in saved.items() if k in own})
         self._learned_sum.reset()
         self._ids.clear()
+        self._maker.reset_items()
 
     def take_delta(self) -> dict[str, NDArray[Any]]:
         """Return what this worker learned since the last time; empty where nothing.
@@ -210,17 +214,26 @@ class Recommendations(Outcome):
         self._owe(batch)
         return NOTHING
 
+    def on_customers(self, batch: Batch[CustomerColumns]) -> list[OutputRecord]:
+        """Owe a list to those whose consent is not that under which their last one was made."""
+        marks = batch.rows[self.name]["lists"]
+        changed = np.flatnonzero(marks["refusals"][batch.slots] != batch.columns.refusals)
+        self._mark(batch, changed, b"")
+        return NOTHING
+
     def _owe(self, batch: Batch[Any]) -> None:
         """Mark the rows; where a customer has several events, the last one triggers the list."""
-        owed, slots, columns = batch.rows[self.name]["lists"], batch.slots, batch.columns
+        event_ids = [_short(event_id) for event_id in batch.columns.event_ids]
+        marked = np.arange(len(batch.slots))
+        self._mark(batch, marked, np.array(event_ids, lists.ROW_DTYPE["trigger_event"]))
+
+    def _mark(self, batch: Batch[Any], positions: NDArray[np.int64], event_ids: Any) -> None:
+        owed, slots = batch.rows[self.name]["lists"], batch.slots[positions]
         owed["owed"][slots] = 1
         owed["trigger_topic"][slots] = TOPICS.index(batch.topic)
-        owed["trigger_offset"][slots] = columns.offsets
-        owed["trigger_ms"][slots] = columns.timestamps_ms
-        owed["trigger_event"][slots] = np.array(
-            [_short(event_id) for event_id in columns.event_ids],
-            owed.dtype["trigger_event"],
-        )
+        owed["trigger_offset"][slots] = batch.columns.offsets[positions]
+        owed["trigger_ms"][slots] = batch.columns.timestamps_ms[positions]
+        owed["trigger_event"][slots] = event_ids
 
     def lists_for(
         self,
@@ -235,7 +248,8 @@ class Recommendations(Outcome):
     ) -> list[OutputRecord]:
         """Make the lists of these customers from the state as it is now.
 
-        A list equal to the last one sent to the customer is not made again.
+        A list equal to the last one sent to the customer, rules included, is not made again. A
+        customer who refuses recommendations is sent one empty list, in the place of the last one.
 
         Parameters
         ----------
@@ -250,22 +264,30 @@ class Recommendations(Outcome):
         wide
             Whether the lists are looked for among all candidates, or among fewer.
         """
-        columns = rows[self.name]
+        marks = rows[self.name]["lists"]
         left_out = self._feedback.excluded_many(rows, slots, as_of_ms)
-        ranked = self._hybrid.rank_many(
-            columns["hybrid"],
+        made = self._maker.make_many(
+            rows,
             slots,
-            self._length,
-            now_ms=as_of_ms,
-            exclude_bought=self._exclude_bought,
+            customers,
+            n=self._length,
+            ts_ms=ts_ms,
+            as_of_ms=as_of_ms,
             excluded=self._hybrid.vocabulary.indices_of_keys(left_out),
             wide=wide,
         )
-        hashes = _hash_lists(ranked.items, self._hybrid.vocabulary.keys)
-        changed = np.flatnonzero(hashes != columns["lists"]["list_hash"][slots])
-        columns["lists"]["list_hash"][slots] = hashes
-        triggers = _triggers(columns["lists"][slots[changed]], partition)
-        items = self.items_of(ranked.of(changed))
+        hashes = _hash_lists(
+            made.ranked.items,
+            self._hybrid.vocabulary.keys,
+            made.rules,
+            made.acted,
+            self._maker.rule_keys,
+        )
+        changed = np.flatnonzero(hashes != marks["list_hash"][slots])
+        marks["list_hash"][slots] = hashes
+        marks["refusals"][slots] = rows["profile"]["refusals"][slots]
+        triggers = _triggers(marks[slots[changed]], partition)
+        made = made.of(changed)
         version = self.learned
         return [
             OutputRecord(
@@ -281,26 +303,57 @@ class Recommendations(Outcome):
                     "items": array,
                     "strategy": "hybrid",
                     "model_version": version,
+                    **rules,
                 },
                 trigger["timestamp"],
             )
-            for i, trigger, array in zip(changed.tolist(), triggers, items, strict=True)
+            for i, trigger, array, rules in zip(
+                changed.tolist(),
+                triggers,
+                self.items_of(made),
+                self._rules_of(made.acted),
+                strict=True,
+            )
         ]
 
-    def items_of(self, ranked: Lists) -> list[orjson.Fragment]:
-        """Write ranked items as the contract has them: id, rank, score and reasons."""
+    def _rules_of(self, acted: NDArray[np.bool_]) -> list[dict[str, list[str]]]:
+        """Return the member of each list's record that names the rules that acted on it."""
+        ids = self._maker.rule_ids
+        members: list[dict[str, list[str]]] = [{} for _ in acted]
+        for i in np.flatnonzero(acted.any(axis=1)).tolist():
+            members[i] = {"rules": [ids[rule] for rule in np.flatnonzero(acted[i]).tolist()]}
+        return members
+
+    def items_of(self, made: MadeLists) -> list[orjson.Fragment]:
+        """Write items as the contract has them: id, rank, score, reasons, and rules if any."""
+        ranked = made.ranked
         ids = self._hybrid.vocabulary.ids
         if len(self._ids) < len(ids):
             self._ids.extend(ids[len(self._ids) :])
-        codes = ranked.causes.astype(np.int64) * len(Part) + ranked.parts
+        # The four indices of an entry's rules, read as one number.
+        sets, acting = np.unique(made.rules.view(np.int64)[..., 0], return_inverse=True)
+        shape = ranked.items.shape
+        codes = ranked.causes.astype(np.int64) * (PINNED + 1) + ranked.parts
+        codes = codes * len(sets) + acting.reshape(shape)
         distinct, why = np.unique(codes, return_inverse=True)
-        reasons = pack([self._reason(c % len(Part), c // len(Part)) for c in distinct.tolist()])
+        rules = [self._names_of(each) for each in sets.view(np.int16).reshape(-1, ENTRY_RULES)]
+        told = []
+        for code in distinct.tolist():
+            reason, which = divmod(code, len(sets))
+            cause, part = divmod(reason, PINNED + 1)
+            told.append((self._reason(part, cause), rules[which]))
         arrays = write_items(
-            ranked.items, ranked.scores, self._ids.texts, why.reshape(codes.shape), reasons
+            ranked.items, ranked.scores, self._ids.texts, why.reshape(shape), pack_reasons(told)
         )
         return [orjson.Fragment(array) for array in arrays]
 
+    def _names_of(self, rules: NDArray[np.int16]) -> list[str]:
+        ids = self._maker.rule_ids
+        return [ids[rule] for rule in rules.tolist() if rule >= 0]
+
     def _reason(self, part: int, cause: int) -> str:
+        if part == PINNED:
+            return "picked for you"
         if part == Part.DUE:
             return f"due again: you take it about every {cause} days"
         if part == Part.OWN:
@@ -336,14 +389,25 @@ def _short(event_id: str) -> bytes:
 
 @kernel
 def _hash_lists(
-    items: NDArray[np.int32], keys: NDArray[np.uint64]
+    items: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    rules: NDArray[np.int16],
+    acted: NDArray[np.bool_],
+    rule_keys: NDArray[np.uint64],
 ) -> NDArray[np.uint64]:  # pragma: no cover - compiled
-    """Hash the keys of each row of item indices to 64 bits, order included; -1 counts too."""
+    """Hash each list to 64 bits: its items' keys in their order, -1 too, and its rules."""
     hashes = np.empty(len(items), np.uint64)
     for i in range(len(items)):
         value = FNV_OFFSET
-        for item in items[i]:
+        for k in range(items.shape[1]):
+            item = items[i, k]
             key = keys[item] if item >= 0 else np.uint64(0)
             value = avalanche((value ^ key) * FNV_PRIME)
+            for rule in rules[i, k]:
+                if rule >= 0:
+                    value = avalanche((value ^ rule_keys[rule]) * FNV_PRIME)
+        for rule in range(acted.shape[1]):
+            if acted[i, rule]:
+                value = avalanche((value ^ rule_keys[rule]) * FNV_PRIME)
         hashes[i] = value
     return hashes

@@ -15,6 +15,7 @@ from streams.records import (
     Feedback,
     PrivacyRequest,
     Purchase,
+    Rule,
     milliseconds_of,
     text_of,
 )
@@ -27,6 +28,7 @@ MINIMAL: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
     (Chat, EVENT | {"text": ""}),
     (CatalogItem, {"item_id": "mug"}),
     (Customer, {"customer_id": "ada"}),
+    (Rule, {"rule_id": "r", "action": "exclude"}),
     (Activity, EVENT | {"deal_id": "d-1"}),
     (Feedback, EVENT | {"outcome": "impression"}),
     (PrivacyRequest, {"request_id": "r", "customer_id": "ada", "ts": NOW_MS, "kind": "erase"}),
@@ -97,6 +99,22 @@ FULL: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
             "price": 4.5,
             "available": False,
             "attributes": {"size": [1, 2]},
+        },
+    ),
+    (
+        Rule,
+        {
+            "rule_id": "spring",
+            "action": "pin",
+            "item_id": "mug",
+            "category": "kitchen",
+            "tag": "red",
+            "segment": "champions",
+            "customer_id": "ada",
+            "factor": 1.5,
+            "position": 2,
+            "valid_from": 1,
+            "valid_until": 2,
         },
     ),
     (

@@ -139,6 +139,44 @@ async def test_what_a_customer_dismisses_is_missing_from_the_next_list(
     assert worker.metric("crm_model_quality", model="recommendations", metric="dismiss_rate") == 0
 
 
+async def give_rules(shop: tuple[str, WorkerProcess], *rules: tuple[str, Any]) -> None:
+    """Send rules and wait until each is read or refused."""
+    url, worker = shop
+
+    def read_rules() -> float:
+        return worker.metric("crm_events_total", topic="rules") + worker.metric(
+            "crm_events_rejected_total", topic="rules"
+        )
+
+    before = read_rules()
+    await send(url, [("rules", rule_id, rule) for rule_id, rule in rules])
+    await asyncio.to_thread(
+        worker.until, "the rules are read", lambda: read_rules() == before + len(rules)
+    )
+
+
+async def test_rules_act_until_a_tombstone_and_a_bad_one_is_refused(
+    shop: tuple[str, WorkerProcess],
+) -> None:
+    url, worker = shop
+    pin = {"rule_id": "pin", "action": "pin", "item_id": "pinned", "customer_id": "una"}
+    bad = {"rule_id": "pin", "action": "pin"}
+    await give(shop, *(click("uwe", n, item) for n, item in enumerate(("d1", "d2", "d3"))))
+    await give_rules(shop, ("pin", pin), ("pin", bad), ("other", b"{"))
+    assert "rules: record at offset 1: a rule speaks of exactly one of" in worker.log
+    await give(shop, click("una", 1, "d1"))
+    await give_rules(shop, ("pin", None))
+    await give(shop, click("una", 2, "d1"))
+    lists = [each for each in await read(url, "recommendations") if each["customer_id"] == "una"]
+    assert lists[0]["items"][0] == {
+        "item_id": "pinned", "rank": 1, "score": 0.0, "reasons": ["picked for you"],
+        "rules": ["pin"],
+    }  # fmt: skip
+    assert lists[0]["rules"] == ["pin"]
+    assert "pinned" not in {item["item_id"] for item in lists[-1]["items"]}
+    assert "rules" not in lists[-1]
+
+
 async def test_a_furious_message_is_read_and_escalated(shop: tuple[str, WorkerProcess]) -> None:
     url, _ = shop
     await give(

@@ -1,32 +1,57 @@
-"""Reads the catalogue whole, and goes on reading it."""
+"""Reads a small compacted topic whole, and goes on reading it."""
 
 import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from streams.catalog import Catalog
-from streams.decode import decode_catalog_item
 from streams.metrics import Metrics
-from streams.rejects import Reject
+from streams.records import Record
+from streams.rejects import RefusedError, Reject, reject
 from streams.settings import Settings
-from streams.topics import CATALOG
+from streams.topics import Topic
 
 log = logging.getLogger(__name__)
 
 FETCH_MS = 500
 
+C = TypeVar("C")
 
-class CatalogReader:
-    """A plain consumer of every partition of the catalogue, outside the consumer group.
 
-    A record that cannot be read is counted and logged with its offset; the topic is compacted,
-    so the record stays where it is until a good one for the same item replaces it.
+class CompactedReader(Generic[C]):
+    """A plain consumer of every partition of a topic, outside the consumer group.
+
+    A record that cannot be used is counted and logged with its offset; the topic is compacted,
+    so the record stays where it is until a good one with the same key replaces it. What was known
+    under its key stays, too.
+
+    Parameters
+    ----------
+    settings
+        How to reach the broker.
+    topic
+        What to read.
+    decode
+        Makes a change of a record, or says what is wrong with it.
+    apply
+        Takes in a change; may raise `RefusedError`.
+    metrics
+        Where records are counted.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, metrics: Metrics) -> None:
-        self._catalog = catalog
+    def __init__(
+        self,
+        settings: Settings,
+        topic: Topic,
+        decode: Callable[[Record], C | Reject],
+        apply: Callable[[C], None],
+        metrics: Metrics,
+    ) -> None:
+        self._decode = decode
+        self._apply = apply
         self._metrics = metrics
-        self._topic = CATALOG.name_of(settings)
+        self._topic = topic.name_of(settings)
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=settings.bootstrap_servers(),
             client_id=settings.app_id,
@@ -50,7 +75,6 @@ class CatalogReader:
         ends = await self._consumer.end_offsets(tps)
         while any([await self._consumer.position(tp) < ends[tp] for tp in tps]):
             await self._read()
-        log.info("the catalogue has %d items", len(self._catalog))
 
     async def run(self) -> None:
         """Keep reading."""
@@ -68,11 +92,15 @@ class CatalogReader:
                 self._take(record)
 
     def _take(self, record: ConsumerRecord) -> None:
-        change = decode_catalog_item(record)
+        change = self._decode(record)
+        if not isinstance(change, Reject):
+            try:
+                self._apply(change)
+            except RefusedError as error:
+                change = reject(record, 0, error.reason, str(error))
         if isinstance(change, Reject):
             labels = (self._topic, str(change.stage), str(change.reason))
             self._metrics.rejected.labels(*labels).inc()
-            log.error("catalogue record at offset %d: %s", change.offset, change.error)
+            log.error("%s: record at offset %d: %s", self._topic, change.offset, change.error)
             return
-        self._catalog.apply(change)
         self._metrics.events.labels(self._topic).inc()
