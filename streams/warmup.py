@@ -11,12 +11,14 @@ from pathlib import Path
 
 import orjson
 
+from operators.policy import Act, Rule, Target
 from state.partition import Identity, Partition, SharedOptions
 from state.rows import KeyedRows
 from streams.metrics import Metrics
 from streams.models import Models
 from streams.partitioner import partitions_of
 from streams.partitions import OpenPartition
+from streams.rules import RuleChange
 from streams.settings import Settings
 from streams.sources import SOURCES
 from streams.transport import Chunk
@@ -50,6 +52,8 @@ def compile_kernels(settings: Settings) -> float:
     started = time.perf_counter()
     log.info("preparing kernels; the first start on a machine compiles them, about a minute")
     models = Models(settings)
+    # Without any rule, the policy of lists is not asked.
+    models.rules.apply(RuleChange("warm-up", Rule("warm-up", Act.PIN, Target.ITEM, "i0")))
     with tempfile.TemporaryDirectory() as directory:
         partition = _partition(Path(directory), models, settings)
         for day in range(DAYS):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from operators.hashing import hash_strings
 from operators.hybrid import Hybrid, Lists, Part
 from operators.policy import FinalLists, Policy
-from operators.policy_columns import OUTSIDE
+from operators.policy_columns import ENTRY_RULES, OUTSIDE
 from streams.columns import Refusal
 
 PINNED = len(Part)
@@ -110,13 +110,17 @@ class ListMaker:
         """
         refusals = rows["profile"]["refusals"][slots]
         strangers = np.flatnonzero(refusals & Refusal.PROFILING)
-        width = max(n, self._candidates) if self._policy.is_active(ts_ms) else n
-        wide = self._rank(rows, slots, strangers, width, excluded)
-        final = self._apply(wide, rows, slots, strangers, customers, n, ts_ms, excluded)
+        if self._policy.is_active(ts_ms):
+            width = max(n, self._candidates)
+            wide = self._rank(rows, slots, strangers, width, excluded)
+            final = self._apply(wide, rows, slots, strangers, customers, n, ts_ms, excluded)
+            made = MadeLists(_lists(wide, final), final.rules, final.acted)
+        else:
+            made = _without_policy(self._rank(rows, slots, strangers, n, excluded))
         silent = np.flatnonzero(refusals & Refusal.RECOMMENDATIONS)
-        final.places[silent] = final.items[silent] = final.rules[silent] = -1
-        final.acted[silent] = False
-        return MadeLists(_lists(wide, final), final.rules, final.acted)
+        made.ranked.items[silent] = made.rules[silent] = -1
+        made.acted[silent] = False
+        return made
 
     def _rank(
         self,
@@ -182,6 +186,13 @@ class ListMaker:
             seen=seen,
             excluded=excluded,
         )
+
+
+def _without_policy(ranked: Lists) -> MadeLists:
+    """Return lists as they were ranked."""
+    shape = (*ranked.items.shape, ENTRY_RULES)
+    acted = np.zeros((len(ranked.items), 0), np.bool_)
+    return MadeLists(ranked, np.full(shape, -1, np.int16), acted)
 
 
 def _lists(wide: Lists, final: FinalLists) -> Lists:
