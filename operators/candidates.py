@@ -264,13 +264,13 @@ def choose_near(
 ) -> tuple[int, int]:
     """Choose the `most` items with the best scores in ``scratch.near``."""
     scores, room, likely = scratch.near, scratch.order, scratch.likely
-    floor = np.float32(likely_floor(scores, known, most, room))
+    floor = likely_floor(scores, known, most, room)
     count = allowed_from(scratch, barred, known, floor)
     if count < most:
-        floor = np.float32(-np.inf)
+        floor = -np.inf
         count = allowed_from(scratch, barred, known, floor)
     if count > most:
-        floor = np.float32(kth_largest(room, count, most))
+        floor = kth_largest(room, count, most)
     left = most
     for k in range(count):
         if scores[likely[k]] > floor:

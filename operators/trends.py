@@ -360,8 +360,15 @@ class Trends:
 
     def add_delta(self, checked: Mapping[str, NDArray[Any]]) -> None:
         """Apply what `check_delta` returned."""
-        parts = (checked[name] for name in ("items", "counts", "recent", "positions", "ages"))
-        add_trends(self.state, *parts, float(checked["events"][0]))
+        add_trends(
+            self.state,
+            checked["items"],
+            checked["counts"],
+            checked["recent"],
+            checked["positions"],
+            checked["ages"],
+            float(checked["events"][0]),
+        )
 
     def mark_known(self) -> None:
         """Take everything counted so far for told, as after loading."""
