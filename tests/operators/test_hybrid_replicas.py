@@ -95,8 +95,8 @@ KEEP_ALL = Options(test_share=1.0, quality_tests=10**9)
 
 
 def test_four_replicas_foresee_purchases_as_one_that_sees_them_all(data_directory: Path) -> None:
-    stream = retail(data_directory, 3_000)
-    assert len(stream.items) > 50_000
+    stream = retail(data_directory, 10_000)
+    assert len(stream.items) > 150_000
     alone = hit_rate(stream, 1, 2_000, KEEP_ALL)
     shared = hit_rate(stream, REPLICAS, 2_000, KEEP_ALL)
     assert alone > 0.05
