@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from operators.candidates import BARRED, clear, gather, loose_dot, mark_items
 from operators.content import gather_interests, match_interests
 from operators.factor_kernels import FactorColumns, FactorState, customer_state
-from operators.fusion import gap_bucket
+from operators.fusion_kernels import gap_bucket
 from operators.history import DAY_MS, LAST_DAY, MAX_COUNT, HistoryColumns, has_had, read_context
 from operators.kernel import kernel
 from operators.question import (

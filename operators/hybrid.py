@@ -1,7 +1,7 @@
 """The recommender: popularity, co-occurrence and embeddings behind one door."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +24,16 @@ from operators.hybrid_kernels import (
     Testing,
     learn_events,
 )
+from operators.hybrid_options import Options, limits_of, require_options
 from operators.matrix_factorization import MatrixFactorization, factor_columns
 from operators.question import (
     FRESH,
     PRIOR_WEIGHTS,
     Everything,
     Feature,
-    Limits,
     Part,
     Parts,
     Rows,
-    fading,
 )
 from operators.ranking import Lists, Questions, rank_lists
 from operators.trends import Trends
@@ -48,89 +47,6 @@ PAIRED = 12
 INTRODUCED_SHARE = 0.8
 # A narrow question looks at one candidate and one item of the history in so many.
 NARROW = 4
-
-
-class Options(NamedTuple):
-    """Settings of `Hybrid`.
-
-    Attributes
-    ----------
-    history_length
-        Items kept per customer.
-    factors
-        Length of the vectors, a multiple of 4.
-    negatives
-        Negatives drawn per event.
-    neighbours
-        Most neighbours kept per item, a power of two.
-    repeats
-        Whether customers take again what they had; where they do not, it teaches nothing, and no
-        list has it.
-    filter_bits
-        Of the filter that knows what a customer had (`History`), where they do not take it again.
-    also_candidates, near_candidates, popular_candidates, hot_candidates
-        Candidates by co-occurrence, by vectors, of all time, and of these days, besides the
-        customer's own items; no list is longer than all of them.
-    context_items
-        Newest items of a customer whose neighbours are looked at.
-    smoothing
-        Events of an item without neighbours that count as much as popularity does.
-    scanned_items
-        Up to so many items, all are scored by their vectors at each question.
-    test_share
-        Share of the orders that are ranked before they are learned, 0..1; they make `quality`
-        and teach the fusion.
-    quality_tests
-        Tests that `quality` looks back on, about.
-    """
-
-    history_length: int = 96
-    factors: int = 32
-    negatives: int = 16
-    neighbours: int = 512
-    repeats: bool = True
-    filter_bits: int = 16_384
-    also_candidates: int = 150
-    near_candidates: int = 100
-    popular_candidates: int = 50
-    hot_candidates: int = 30
-    context_items: int = 32
-    smoothing: float = 10.0
-    scanned_items: int = 50_000
-    test_share: float = 1 / 128
-    quality_tests: int = 2000
-
-
-def _require_options(options: Options) -> None:
-    """Refuse settings out of range."""
-    counts = options[6:11]
-    if min(counts) < 0 or options.also_candidates < 1 or options.popular_candidates < 1:
-        raise ParameterError("also_candidates and popular_candidates must be at least 1")
-    if not (0.0 <= options.test_share <= 1.0 and options.quality_tests >= 1):
-        raise ParameterError("test_share must be in [0, 1] and quality_tests at least 1")
-    if not 0.0 < options.smoothing < np.inf:
-        raise ParameterError(f"smoothing must be above 0, is {options.smoothing}")
-
-
-def _limits_of(options: Options, part: int) -> Limits:
-    """Return the limits of a question that looks at one part in so many of what it could.
-
-    To score all items by their vectors costs the same however few are wanted: only a whole
-    question does it.
-    """
-    by_lag, by_place = fading()
-    return Limits(
-        -(-options.also_candidates // part),
-        options.near_candidates if part == 1 else 0,
-        -(-options.popular_candidates // part),
-        options.hot_candidates // part,
-        -(-options.history_length // part),
-        -(-options.context_items // part),
-        options.smoothing,
-        options.scanned_items,
-        by_lag,
-        by_place,
-    )
 
 
 class Hybrid:
@@ -191,7 +107,7 @@ class Hybrid:
 
     def __init__(self, capacity: int, seed: int = 0, options: Options | None = None) -> None:
         chosen = options if options is not None else Options()
-        _require_options(chosen)
+        require_options(chosen)
         self.options = chosen
         self.vocabulary = Vocabulary(capacity)
         self.history = History(chosen.history_length, 0 if chosen.repeats else chosen.filter_bits)
@@ -225,8 +141,8 @@ class Hybrid:
             self.factorization.state,
             self.content.state,
         )
-        self._limits = _limits_of(chosen, 1)
-        self._narrow = _limits_of(chosen, NARROW)
+        self._limits = limits_of(chosen, 1)
+        self._narrow = limits_of(chosen, NARROW)
         self._keep = 1.0 - 1.0 / chosen.quality_tests
 
     def learn_many(

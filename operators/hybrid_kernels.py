@@ -12,7 +12,7 @@ from operators.factor_kernels import Scratch as FactorScratch
 from operators.factor_kernels import admit_items, learn_factors
 from operators.factor_kernels import make_scratch as make_factor_scratch
 from operators.features import consider, gap_of, learn_usual, position_of, read_customer
-from operators.fusion import (
+from operators.fusion_kernels import (
     MOST_PER_ORDER,
     FusionState,
     fuse,

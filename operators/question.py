@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from operators.content import ContentState, Interests, make_interests
 from operators.cooccurrence_rows import CooccurrenceState
 from operators.factor_kernels import FactorColumns, FactorState
-from operators.fusion import Blend, FusionState, make_blend
+from operators.fusion_kernels import Blend, FusionState, make_blend
 from operators.history import Context, HistoryColumns, make_context
 from operators.kernel import kernel
 from operators.trends import TrendState

@@ -10,7 +10,7 @@ from operators.cooccurrence_rows import CooccurrenceState, find_slot
 from operators.draws import SIZE
 from operators.factor_kernels import FactorState, dot
 from operators.features import consider, gap_of, position_of, read_customer
-from operators.fusion import FusionState, fuse, slopes_at, softmax_in_place
+from operators.fusion_kernels import FusionState, fuse, slopes_at, softmax_in_place
 from operators.history import BOUGHT, Context
 from operators.kernel import kernel, long_kernel
 from operators.question import (

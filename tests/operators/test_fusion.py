@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from operators.checks import ALL_CHECKS, OperatorCase
 from operators.errors import NotFiniteError, ParameterError, StateMismatchError
-from operators.fusion import FIRST_SQUARES, GAPS, ROWS, ListwiseFusion, gap_bucket
+from operators.fusion import ListwiseFusion
+from operators.fusion_kernels import FIRST_SQUARES, GAPS, ROWS, gap_bucket
 from operators.trends import POSITIONS
 from tests.operators.replicas import CHANGES, exchange, spoilt, travelled
 

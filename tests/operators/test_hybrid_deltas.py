@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from operators.checks import check_deltas_reach_the_other_replica
 from operators.errors import StateMismatchError
-from operators.fusion import ROWS
+from operators.fusion_kernels import ROWS
 from operators.hybrid import Hybrid, Lists
 from operators.question import FEATURES
 from tests.operators.replicas import exchange, travelled
