@@ -255,7 +255,7 @@ class Hybrid:
             None.
         wide
             Whether to look at all the candidates that `Options` allows, or at a quarter of them,
-            and at none by their vectors, in a third of the time.
+            and at none by their vectors, in less than half the time.
 
         Returns
         -------

@@ -22,7 +22,7 @@ INTERVAL_BEHIND_SECONDS = 0.5
 IDLE_SECONDS = 0.25
 GATHER_SECONDS = 0.005
 MAX_CREDIT_SECONDS = 0.05
-WIDE_SHARE = 0.1
+WIDE_SHARE = 0.02
 """Of the worker's time, so much may go into lists that are looked for among all candidates; what
 is left over of it is for others. So a list is as good as it gets while few are asked for."""
 OBSERVE_SECONDS = 5.0
