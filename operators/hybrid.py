@@ -24,7 +24,7 @@ from operators.hybrid_kernels import (
     Testing,
     learn_events,
 )
-from operators.hybrid_options import Options, limits_of, require_options
+from operators.hybrid_options import Options, limits_of, narrowed, require_options
 from operators.matrix_factorization import MatrixFactorization, factor_columns
 from operators.question import (
     FRESH,
@@ -45,8 +45,6 @@ __all__ = ["Hybrid", "Lists", "Options", "Part"]
 # Newest items of a customer that an event's item is paired with.
 PAIRED = 12
 INTRODUCED_SHARE = 0.8
-# A narrow question looks at one candidate and one item of the history in so many.
-NARROW = 4
 
 
 class Hybrid:
@@ -141,8 +139,8 @@ class Hybrid:
             self.factorization.state,
             self.content.state,
         )
-        self._limits = limits_of(chosen, 1)
-        self._narrow = limits_of(chosen, NARROW)
+        self._limits = limits_of(chosen)
+        self._narrow = narrowed(self._limits)
         self._keep = 1.0 - 1.0 / chosen.quality_tests
 
     def learn_many(
@@ -254,8 +252,8 @@ class Hybrid:
             So many items of each list, from the first on, get `causes` and `parts`; all where
             None.
         wide
-            Whether to look at all the candidates that `Options` allows, or at a quarter of them,
-            and at none by their vectors, in less than half the time.
+            Whether to look at all the candidates that `Options` allows, or at few of them and
+            none by their vectors, in a fraction of the time.
 
         Returns
         -------

@@ -70,22 +70,33 @@ def require_options(options: Options) -> None:
         raise ParameterError(f"smoothing must be above 0, is {options.smoothing}")
 
 
-def limits_of(options: Options, part: int) -> Limits:
-    """Return the limits of a question that looks at one part in so many of what it could.
-
-    To score all items by their vectors costs the same however few are wanted: only a whole
-    question does it.
-    """
+def limits_of(options: Options) -> Limits:
+    """Return the limits of a question that looks at all it may."""
     by_lag, by_place = fading()
     return Limits(
-        -(-options.also_candidates // part),
-        options.near_candidates if part == 1 else 0,
-        -(-options.popular_candidates // part),
-        options.hot_candidates // part,
-        -(-options.history_length // part),
-        -(-options.context_items // part),
+        options.also_candidates,
+        options.near_candidates,
+        options.popular_candidates,
+        options.hot_candidates,
+        options.history_length,
+        options.context_items,
         options.smoothing,
         options.scanned_items,
         by_lag,
         by_place,
+    )
+
+
+def narrowed(limits: Limits) -> Limits:
+    """Return the limits of a question that has to be quick.
+
+    To score all items by their vectors costs the same however few are wanted: it does not.
+    """
+    return limits._replace(
+        also=min(limits.also, 24),
+        near=0,
+        popular=min(limits.popular, 16),
+        hot=min(limits.hot, 6),
+        own=min(limits.own, 16),
+        context=min(limits.context, 4),
     )
