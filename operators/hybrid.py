@@ -141,7 +141,14 @@ class Hybrid:
         )
         self._limits = limits_of(chosen)
         self._narrow = narrowed(self._limits)
-        self._keep = 1.0 - 1.0 / chosen.quality_tests
+        self._testing = Testing(
+            self.fusion.state,
+            self._metrics,
+            np.uint64(min(int(chosen.test_share * 2.0**64), 2**64 - 1)),
+            1.0 - 1.0 / chosen.quality_tests,
+            chosen.repeats,
+            self._limits,
+        )
 
     def learn_many(
         self,
@@ -153,7 +160,6 @@ class Hybrid:
         event_keys: NDArray[np.uint64],
         groups: NDArray[np.int32] | None,
         bought: bool,
-        test_share: float | None = None,
     ) -> NDArray[np.int32]:
         """Test and learn events in turn.
 
@@ -177,8 +183,6 @@ class Hybrid:
             order. None where every event stands alone.
         bought
             Whether the events are purchases.
-        test_share
-            In the place of `Options.test_share`, for these events.
 
         Returns
         -------
@@ -207,17 +211,8 @@ class Hybrid:
             plain(event_keys, np.uint64),
             plain(lines, np.int32),
         )
-        share = self.options.test_share if test_share is None else test_share
-        learn_events(
-            self._everything(columns), self._testing(share), self.vocabulary.keys, events, bought
-        )
+        learn_events(self._everything(columns), self._testing, self.vocabulary.keys, events, bought)
         return items
-
-    def _testing(self, share: float) -> Testing:
-        below = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-        return Testing(
-            self.fusion.state, self._metrics, below, self._keep, self.options.repeats, self._limits
-        )
 
     def rank_many(
         self,
